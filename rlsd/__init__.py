@@ -1,0 +1,41 @@
+"""Self-distillation for Stable-Baselines3 agents.
+
+A frozen snapshot of the policy teaches the live one: a penalty pulls the live action distributions toward the
+teacher's on replayed states, while SB3's own loop trains on.
+"""
+
+from rlsd.callback import SelfDistillation
+from rlsd.config import DistillConfig
+from rlsd.divergences import KL
+from rlsd.gates import ReturnGate
+from rlsd.recipes import recipe, recipes
+from rlsd.resume import Checkpoints, Stopped, latest_checkpoint, resume, save_checkpoint
+from rlsd.states import Reservoir
+from rlsd.strength import Constant, Schedule
+from rlsd.teachers import Snapshot
+from rlsd.timing import EveryStep
+from rlsd.version import __version__
+from rlsd.wrapping import SelfDistilled, distill, undistill
+
+__all__ = [
+    "KL",
+    "Checkpoints",
+    "Constant",
+    "DistillConfig",
+    "EveryStep",
+    "Reservoir",
+    "ReturnGate",
+    "Schedule",
+    "SelfDistillation",
+    "SelfDistilled",
+    "Snapshot",
+    "Stopped",
+    "__version__",
+    "distill",
+    "latest_checkpoint",
+    "recipe",
+    "recipes",
+    "resume",
+    "save_checkpoint",
+    "undistill",
+]

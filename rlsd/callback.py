@@ -1,0 +1,52 @@
+"""The third door: distillation for scripts and configuration files that take nothing but callbacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from rlsd.config import DistillConfig
+from rlsd.recipes import Distill, recipe, resolve
+from rlsd.wrapping import distill
+
+
+class SelfDistillation(BaseCallback):
+    """Switch self-distillation on for the agent whose ``learn`` gets this callback; it stays on afterwards.
+
+    In rl_zoo3's YAML::
+
+        callback:
+          - rlsd.SelfDistillation:
+              recipe: snapshot
+
+    :param recipe: a recipe's name, a :class:`DistillConfig`, or ``True`` for the default recipe.
+    :param changes: as for :func:`rlsd.recipe`, when ``recipe`` is a name.
+    :raises ValueError: when these are wrong; at the start of ``learn``, when the agent is distilled otherwise already.
+    """
+
+    def __init__(self, recipe: Distill = True, verbose: int = 0, **changes: Any) -> None:
+        super().__init__(verbose)
+        self.config = _config(recipe, changes)
+
+    def _init_callback(self) -> None:
+        present = getattr(self.model, "distiller", None)
+        if present is None:
+            distill(self.model, self.config)
+        elif present.config != self.config:
+            raise ValueError(
+                f"the agent is distilled with {present.config.to_dict()} already, not with {self.config.to_dict()}: "
+                "call rlsd.undistill(agent) first, or leave the callback out"
+            )
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def _config(wanted: Distill, changes: dict[str, Any]) -> DistillConfig:
+    if isinstance(wanted, str):
+        return recipe(wanted, **changes)
+    config = resolve(wanted)
+    if config is None:
+        raise ValueError("recipe must be a recipe's name, a DistillConfig or True, got None")
+    return config.changed(changes)

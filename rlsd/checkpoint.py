@@ -1,0 +1,203 @@
+"""What an agent's zip holds beside SB3's own entries, and how it is written so that no file is ever lost.
+
+``rlsd/config.json`` holds the five answers and the plain part of the state, ``rlsd/state.safetensors`` the tensors.
+Plain SB3 ignores both. Reading them runs no code. The rest of the zip is SB3's own, which unpickles: load only what
+you trust.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
+
+from rlsd.config import DistillConfig
+from rlsd.distiller import Distiller
+from rlsd.version import __version__
+
+CONFIG = "rlsd/config.json"
+STATE = "rlsd/state.safetensors"
+FORMAT = 1
+
+#: What SB3's ``data`` entry always holds for an algorithm and not for those further down.
+_FINGERPRINTS: tuple[tuple[str, set[str]], ...] = (
+    ("ARS", {"n_delta"}),
+    ("TRPO", {"cg_max_steps"}),
+    ("PPO", {"clip_range", "n_epochs"}),
+    ("A2C", {"gae_lambda", "normalize_advantage"}),
+    ("TQC", {"top_quantiles_to_drop_per_net"}),
+    ("SAC", {"target_entropy"}),
+    ("TD3", {"target_policy_noise"}),
+    ("DQN", {"exploration_fraction"}),
+)
+
+
+def save(agent: BaseAlgorithm, path: Any, distiller: Distiller | None, plain_save: Callable[[Any], None]) -> None:
+    """Write an agent's zip with the distillation's state in it; the file at ``path`` is replaced whole or not at all.
+
+    :param path: a path (``.zip`` is added when it has no suffix, missing folders are made) or an open binary file.
+    :param plain_save: SB3's own ``save``.
+    """
+    if isinstance(path, (str, os.PathLike)):
+        target = with_suffix(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as unfinished:
+            plain_save(unfinished)
+            _append(unfinished, distiller)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            unfinished = Path(folder, "agent.zip")
+            plain_save(unfinished)
+            _append(unfinished, distiller)
+            path.write(unfinished.read_bytes())
+
+
+def with_suffix(path: Any) -> Path:
+    """Return the file that SB3 means by a path: ``.zip`` is added when it has no suffix."""
+    return Path(path) if Path(path).suffix else Path(f"{os.fspath(path)}.zip")
+
+
+def existing(path: Any) -> Any:
+    """Return the file to load: the path itself if it is a file, else with ``.zip``; an open file as it is.
+
+    :raises FileNotFoundError: when neither is a file.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return path
+    found = Path(path) if Path(path).is_file() else with_suffix(path)
+    if not found.is_file():
+        raise FileNotFoundError(f"no such file: {found}")
+    return found
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a file to write to, and put it in ``target``'s place once it is whole; on failure ``target`` stays."""
+    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=".zip", dir=target.parent)
+    os.close(handle)
+    unfinished = Path(name)
+    try:
+        yield unfinished
+        unfinished.chmod(0o666 & ~_umask())
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _append(path: Path, distiller: Distiller | None) -> None:
+    config: dict[str, Any] = {"format": FORMAT, "rlsd": __version__, "distill": None}
+    with zipfile.ZipFile(path, "a") as archive:
+        if distiller is not None:
+            config |= {"distill": distiller.config.to_dict(), "state": distiller.state()}
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distiller.tensors().items()}
+            with _scratch_file(path) as state:
+                safetensors.torch.save_file(tensors, state)
+                archive.write(state, STATE)
+        archive.writestr(CONFIG, json.dumps(config, indent=2))
+
+
+@contextmanager
+def _scratch_file(beside: Path) -> Iterator[Path]:
+    """Give a temporary file in the same folder, and remove it afterwards."""
+    handle, name = tempfile.mkstemp(prefix=f".{beside.stem}-", suffix=".safetensors", dir=beside.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The distillation found in a zip."""
+
+    path: str
+    data: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def config(self) -> DistillConfig | None:
+        """Return the five answers, None when the agent was saved with distillation off."""
+        answers = self.data.get("distill")
+        return None if answers is None else DistillConfig.from_dict(answers)
+
+    def restore(self, distiller: Distiller, agent: BaseAlgorithm) -> None:
+        """Put the saved state into a fresh distiller of the same config."""
+        try:
+            distiller.load(agent, self.tensors, self.data["state"])
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{self.path}: {error}") from error
+
+
+def read(path: Any, algorithm: type[BaseAlgorithm]) -> Saved | None:
+    """Read the distillation in a zip, None when a plain SB3 agent wrote it. Runs no code from the file.
+
+    :param path: as SB3's ``load`` takes it: a path or an open binary file, which is left at its start.
+    :raises FileNotFoundError: when there is no such file.
+    :raises ValueError: when the file is damaged, or another algorithm's.
+    """
+    source = existing(path)
+    name = str(source) if isinstance(source, Path) else "the file"
+    try:
+        with zipfile.ZipFile(source) as archive:
+            broken = archive.testzip()
+            if broken is not None:
+                raise ValueError(f"{name} is damaged: its entry {broken!r} fails its checksum")
+            _check_algorithm(name, archive, algorithm)
+            return _read_entries(name, archive)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+        raise ValueError(f"{name} is damaged or no SB3 zip: {error}") from error
+    finally:
+        if isinstance(source, io.IOBase):
+            source.seek(0)
+
+
+def _read_entries(name: str, archive: zipfile.ZipFile) -> Saved | None:
+    entries = {info.filename: info for info in archive.infolist()}
+    if CONFIG not in entries:
+        return None
+    if any(entries[entry].compress_type != zipfile.ZIP_STORED for entry in (CONFIG, STATE) if entry in entries):
+        # What is not compressed cannot unfold into more than the file holds.
+        raise ValueError(f"{name}: the entries {CONFIG} and {STATE} must not be compressed")
+    try:
+        data = json.loads(archive.read(CONFIG))
+        tensors = safetensors.torch.load(archive.read(STATE)) if STATE in entries else {}
+    except (ValueError, SafetensorError, RecursionError) as error:
+        raise ValueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else data
+        raise ValueError(f"{name}: rlsd {__version__} reads format {FORMAT} of {CONFIG}, found {found!r}")
+    return Saved(name, data, tensors)
+
+
+def _check_algorithm(name: str, archive: zipfile.ZipFile, algorithm: type[BaseAlgorithm]) -> None:
+    if "data" not in archive.namelist():
+        raise ValueError(f"{name} is no SB3 zip: it has no entry 'data'")
+    try:
+        keys = set(json.loads(archive.read("data")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{name} is damaged: its entry 'data' is not valid JSON") from error
+    known = dict(_FINGERPRINTS)
+    expected = next((cls.__name__ for cls in algorithm.__mro__ if cls.__name__ in known), None)
+    found = next((label for label, marks in _FINGERPRINTS if marks <= keys), None)
+    if expected is not None and found is not None and found != expected:
+        raise ValueError(f"{name} holds an agent of {found}, not of {expected}: load it with {found}")

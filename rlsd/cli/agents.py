@@ -1,0 +1,88 @@
+"""Makes the agent of a run: new, from a trained one, or from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlsd.cli.console import warn
+from rlsd.cli.environments import load_statistics, training_env
+from rlsd.cli.errors import UserError, blame_input
+from rlsd.cli.plan import Plan
+from rlsd.cli.probe import spaces_of
+from rlsd.cli.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.vec_env import VecEnv
+
+
+def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
+    """Build the agent, or load it from ``--trained-agent``. Without distillation it is plain SB3, bit for bit.
+
+    :raises UserError: when the algorithm refuses the environment or a hyperparameter, or the zip is not its own.
+    """
+    from rlsd import SelfDistilled
+
+    algorithm = SelfDistilled(plan.algorithm)
+    settings = {
+        **plan.hyperparams.agent_kwargs(),
+        "seed": plan.seed,
+        "verbose": plan.options.verbose,
+        "tensorboard_log": str(tensorboard),
+        "distill": plan.distill,
+    }
+    start = plan.options.trained_agent
+    with blame_input(f"--trained-agent {start}" if start else ""):
+        if start is None:
+            agent: BaseAlgorithm = algorithm(plan.hyperparams.policy, env, device=plan.device, **settings)
+            return agent
+        settings.pop("policy_kwargs", None)  # the net is in the zip, and cannot be another
+        agent = algorithm.load(start, env=env, device=plan.device, **settings)
+    zip_file = Path(start)
+    load_statistics(zip_file.parent / zip_file.stem / "vecnormalize.pkl", env)
+    return agent
+
+
+def resumed_agent(plan: Plan, folder: RunFolder, checkpoint: Path) -> BaseAlgorithm:
+    """Load the agent from an exact checkpoint, to go on as if it had never stopped.
+
+    :raises UserError: when the checkpoint is damaged, or the environment has other spaces than it was trained in.
+    """
+    import rlsd
+
+    env = _fresh_env(plan, folder, checkpoint)
+    with blame_input(f"cannot resume from {checkpoint}"):
+        agent: BaseAlgorithm = rlsd.resume(checkpoint, env=env, device=plan.device)
+    if not isinstance(agent, plan.algorithm):
+        raise UserError(f"{checkpoint} holds an agent of {type(agent).__name__}, not of {plan.algorithm.__name__}")
+    agent.tensorboard_log = str(folder.tensorboard(plan.options.tensorboard_log))
+    agent.verbose = plan.options.verbose
+    _check_spaces(plan, agent)
+    return agent
+
+
+def _fresh_env(plan: Plan, folder: RunFolder, checkpoint: Path) -> VecEnv | None:
+    """Return a new environment when the checkpoint could not hold the old one, else None."""
+    with blame_input(f"cannot resume from {checkpoint}"):
+        reason = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["not_exact"]
+    if not reason:
+        return None
+    warn(f"Episodes start afresh, the rest goes on exactly: {reason}.")
+    env = training_env(plan)
+    load_statistics(folder.statistics, env)
+    return env
+
+
+def _check_spaces(plan: Plan, agent: BaseAlgorithm) -> None:
+    """Raise when the environment is no longer the one in the checkpoint, which would go on as if nothing had happened."""
+    env = agent.get_env()
+    assert env is not None
+    now = spaces_of(plan.env_id, plan.env_kwargs)
+    before = (env.unwrapped.observation_space, env.unwrapped.action_space)
+    for kind, was, is_ in zip(("observation", "action"), before, now, strict=True):
+        if was != is_:
+            raise UserError(
+                f"the {kind} space of {plan.env_id} has changed since the run began: {was} was, {is_} is now"
+            )

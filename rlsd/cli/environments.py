@@ -1,0 +1,83 @@
+"""The environments of a run: one to train in, one to evaluate in, wrapped alike."""
+
+from __future__ import annotations
+
+import copy
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlsd.cli.errors import blame_input
+from rlsd.cli.plan import Plan
+from rlsd.cli.probe import make
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+#: Added to the run's seed for evaluations, so that they meet no episode of the training.
+EVALUATION_SEED = 1_000_003
+FINAL_EVALUATION_SEED = 2_000_003
+
+
+def training_env(plan: Plan) -> VecEnv:
+    """Make the environment to train in, with ``VecNormalize`` around it where the hyperparameters say so."""
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    params = plan.hyperparams
+    with _deaf_to_ctrl_c():
+        env = make(plan.env_id, params.n_envs, plan.options.vec_env, plan.seed, plan.env_kwargs)
+    return env if params.normalize is None else VecNormalize(env, **params.normalize)
+
+
+def evaluation_env(plan: Plan, seed: int, trained_in: VecEnv) -> VecEnv:
+    """Make an environment that shows the agent what it saw in training, with rewards as the environment gives them.
+
+    :param trained_in: the environment the agent is in; its ``VecNormalize`` statistics are copied.
+    """
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+
+    env = make(plan.env_id, plan.options.n_eval_envs, "dummy", seed % 2**31, plan.env_kwargs)
+    statistics = unwrap_vec_normalize(trained_in)
+    if statistics is not None:
+        env = VecNormalize(
+            env, training=False, norm_obs=statistics.norm_obs, norm_reward=False, clip_obs=statistics.clip_obs
+        )
+        copy_statistics(statistics, env)
+    # Images are transposed by SB3 around the training environment: the same here, or the two do not match.
+    return BaseAlgorithm._wrap_env(env, verbose=0, monitor_wrapper=False)
+
+
+def copy_statistics(source: VecNormalize, target: VecNormalize) -> None:
+    """Give ``target`` the running means and variances of ``source``."""
+    target.epsilon = source.epsilon
+    if source.norm_obs:
+        target.obs_rms = copy.deepcopy(source.obs_rms)
+    target.ret_rms = copy.deepcopy(source.ret_rms)
+
+
+def load_statistics(path: Path, env: VecEnv) -> None:
+    """Read ``VecNormalize`` statistics that were saved beside an agent into the environment it goes on in."""
+    from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+
+    target = unwrap_vec_normalize(env)
+    if target is None or not path.is_file():
+        return
+    with blame_input(f"cannot read {path}"):
+        copy_statistics(VecNormalize.load(str(path), target.venv), target)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start worker processes that ignore Ctrl-C: the terminal sends it to all, and only the main one should answer."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread, where Python lets nobody set handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

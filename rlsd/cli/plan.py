@@ -1,0 +1,170 @@
+"""From flags to a plan: everything that can be wrong with the input is found here, before anything is written."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlsd.cli import tuned
+from rlsd.cli.errors import UserError, blame_input, nearest
+from rlsd.cli.options import TrainOptions
+from rlsd.cli.probe import check_backend, spaces_of
+from rlsd.cli.runfolder import RunFolder, check_writable
+from rlsd.cli.tuned import Hyperparams
+from rlsd.cli.values import parse_pairs
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+    from rlsd import DistillConfig
+
+#: Name on the command line, and the class in ``stable_baselines3``. A new one also needs its table in hyperparams/.
+ALGORITHMS = {"ppo": "PPO", "a2c": "A2C"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, with every value settled.
+
+    :param options: the flags.
+    :param env_id: Gymnasium id.
+    :param env_kwargs: arguments for the environment's constructor.
+    :param hyperparams: of the algorithm and the run.
+    :param distill: the five answers; None trains plain SB3.
+    :param seed: of everything random.
+    :param device: a name torch knows.
+    """
+
+    options: TrainOptions
+    env_id: str
+    env_kwargs: dict[str, Any]
+    hyperparams: Hyperparams
+    distill: DistillConfig | None
+    seed: int
+    device: str
+
+    @property
+    def algorithm(self) -> type[BaseAlgorithm]:
+        """The SB3 class that is trained."""
+        return algorithm_class(self.options.algo)
+
+    @property
+    def n_timesteps(self) -> int:
+        """Environment steps the run ends after."""
+        return self.hyperparams.n_timesteps
+
+    @property
+    def eval_freq(self) -> int:
+        """Steps between evaluations, 0 for none."""
+        wanted = self.options.eval_freq
+        return max(min(self.n_timesteps // 10, 25_000), 1) if wanted is None else wanted
+
+    @property
+    def save_freq(self) -> int:
+        """Steps between checkpoints, 0 for none but the last."""
+        wanted = self.options.save_freq
+        return max(self.n_timesteps // 10, 1) if wanted is None else wanted
+
+    @property
+    def num_threads(self) -> int | None:
+        """Threads for torch, None for its own choice."""
+        if self.options.num_threads is not None:
+            return self.options.num_threads
+        # A small net is faster on one thread: the work is too little to be worth the meeting.
+        return 1 if self.device == "cpu" and self.hyperparams.policy == "MlpPolicy" else None
+
+
+def algorithm_class(algo: str) -> type[BaseAlgorithm]:
+    """Return the SB3 class that ``--algo`` names."""
+    if algo not in ALGORITHMS:
+        raise UserError(f"unknown --algo {algo!r}; {nearest(algo, ALGORITHMS)} known: {', '.join(ALGORITHMS)}")
+    import stable_baselines3
+
+    algorithm: type[BaseAlgorithm] = getattr(stable_baselines3, ALGORITHMS[algo])
+    return algorithm
+
+
+def plan_new(options: TrainOptions) -> Plan:
+    """Settle what a new run does.
+
+    :raises UserError: for the first thing that is wrong, in one line.
+    """
+    algorithm = algorithm_class(options.algo)
+    check_backend(options.vec_env)
+    env_id = options.env or ""
+    env_kwargs = parse_pairs("--env-kwargs", options.env_kwargs)
+    changes = tuned.check(_run_changes(options), algorithm)
+    distill = _distillation(options)
+    if options.trained_agent and not Path(options.trained_agent).is_file():
+        raise UserError(f"--trained-agent {options.trained_agent}: there is no such file")
+    check_writable(Path(options.log_folder))
+    observation_space, _ = spaces_of(env_id, env_kwargs)
+    found = tuned.look_up(options.algo, env_id, observation_space, changes)
+    hyperparams = replace(found, values=tuned.check(found.values, algorithm))
+    seed = secrets.randbelow(2**31) if options.seed == -1 else options.seed
+    device = _device(options.device, hyperparams.policy)
+    return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, device)
+
+
+def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
+    """Settle what a resumed run does: what it did, for as many steps as ``options`` say now."""
+    from rlsd import DistillConfig
+
+    algorithm = algorithm_class(options.algo)
+    env_id = options.env or ""
+    env_kwargs = parse_pairs("--env-kwargs", options.env_kwargs)
+    stored = tuned.check(folder.read_yaml("config.yml"), algorithm)
+    if options.n_timesteps is not None:
+        stored["n_timesteps"] = options.n_timesteps
+    hyperparams = Hyperparams(stored, "as the run began")
+    distill = None
+    if not options.baseline:
+        with blame_input(f"cannot read {folder.params / 'distill.yml'}"):
+            distill = DistillConfig.from_dict(folder.read_yaml("distill.yml"))
+    seed = int(folder.read_yaml("run.yml").get("seed", options.seed))
+    return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, _device(options.device, hyperparams.policy))
+
+
+def _run_changes(options: TrainOptions) -> dict[str, Any]:
+    """Return the hyperparameters that the command line sets, by ``--hyperparams`` or by a flag of their own."""
+    flags = {"n_envs": options.n_envs, "n_timesteps": options.n_timesteps}
+    return {
+        **parse_pairs("--hyperparams", options.hyperparams),
+        **{key: value for key, value in flags.items() if value is not None},
+    }
+
+
+def _distillation(options: TrainOptions) -> DistillConfig | None:
+    from rlsd import DistillConfig, recipe
+
+    if options.baseline:
+        return None
+    changes = parse_pairs("--distill", options.distill)
+    if options.config:
+        with blame_input(f"--config {options.config}"):
+            config = DistillConfig.from_yaml(Path(options.config).read_text(encoding="utf-8"))
+    else:
+        with blame_input():
+            config = recipe(options.recipe) if options.recipe else DistillConfig()
+    with blame_input("--distill"):
+        return config.changed(changes)
+
+
+def _device(name: str, policy: str) -> str:
+    """Return the torch device that ``--device`` means.
+
+    :raises UserError: when torch does not know it, or this machine does not have it.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if policy != "MlpPolicy" and torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except Exception as error:
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(f"--device {name!r} cannot be used on this machine; here are: {', '.join(here)}") from error
+    return str(device)

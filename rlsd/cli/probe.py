@@ -1,0 +1,49 @@
+"""Makes environments by id, and finds out what they are like, with one clear line when that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rlsd.cli.errors import UserError, blame_input, nearest
+
+if TYPE_CHECKING:
+    from gymnasium import Space
+    from stable_baselines3.common.vec_env import VecEnv
+
+
+def make(env_id: str, n_envs: int, kind: str, seed: int, env_kwargs: Mapping[str, Any]) -> VecEnv:
+    """Make ``n_envs`` copies of an environment.
+
+    :param kind: one of ``rlsd_envs.BACKENDS``.
+    :raises UserError: when there is no such environment, or it does not take these arguments.
+    """
+    from rlsd_envs import UnknownEnvironment, make_vec_env
+
+    try:
+        return make_vec_env(env_id, n_envs=n_envs, backend=kind, seed=seed, env_kwargs=dict(env_kwargs))
+    except UnknownEnvironment as error:
+        raise UserError(str(error)) from error
+    except Exception as error:
+        with blame_input(f"cannot make {env_id} with {dict(env_kwargs)}" if env_kwargs else f"cannot make {env_id}"):
+            raise error
+
+
+def spaces_of(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[Space[Any], Space[Any]]:
+    """Make the environment once, and return its observation and its action space.
+
+    :raises UserError: when there is no such environment, or it does not take these arguments.
+    """
+    env = make(env_id, 1, "dummy", 0, env_kwargs)
+    try:
+        return env.observation_space, env.action_space
+    finally:
+        env.close()
+
+
+def check_backend(kind: str) -> None:
+    """Raise a :class:`UserError` when ``--vec-env`` names no backend."""
+    from rlsd_envs import BACKENDS
+
+    if kind not in BACKENDS:
+        raise UserError(f"unknown --vec-env {kind!r}; {nearest(kind, BACKENDS)} known: {', '.join(BACKENDS)}")

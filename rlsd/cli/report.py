@@ -1,0 +1,119 @@
+"""What a run leaves to read: the record of its sessions, its results, and the lines at the end on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlsd.cli.console import say, warn
+from rlsd.cli.evaluation import Score
+from rlsd.cli.plan import Plan
+from rlsd.cli.provenance import command, provenance
+from rlsd.cli.runfolder import RunFolder
+from rlsd.cli.session import End, Session
+
+
+@dataclass
+class Record:
+    """``ENV/run.yml``: what the run is, and when, by what command and with which versions each session trained."""
+
+    folder: RunFolder
+    data: dict[str, Any]
+
+    @classmethod
+    def new(cls, folder: RunFolder, plan: Plan, argv: Sequence[str]) -> Record:
+        """Write down all that a new run was started with."""
+        folder.write_yaml("args.yml", plan.options.to_dict())
+        folder.write_yaml("config.yml", dict(plan.hyperparams.values))
+        folder.write_text("command.txt", command(argv) + "\n")
+        if plan.distill is not None:
+            folder.write_yaml("distill.yml", plan.distill.to_dict())
+        about = {
+            "algo": plan.options.algo,
+            "env": plan.env_id,
+            "seed": plan.seed,
+            "device": plan.device,
+            "baseline": plan.distill is None,
+            "hyperparams": plan.hyperparams.source,
+            "sessions": [],
+        }
+        return cls(folder, about)._begin(argv)
+
+    @classmethod
+    def read(cls, folder: RunFolder, argv: Sequence[str]) -> Record:
+        """Take up the record of a run that is resumed."""
+        data = folder.read_yaml("run.yml")
+        data.setdefault("sessions", [])
+        return cls(folder, data)._begin(argv)
+
+    def _begin(self, argv: Sequence[str]) -> Record:
+        self.data["sessions"].append(provenance(argv))
+        self.folder.write_yaml("run.yml", self.data)
+        return self
+
+    def end(self, session: Session, end: End) -> None:
+        """Write down how the session ended."""
+        self.data["sessions"][-1] |= {
+            "ended": end.value,
+            "first_step": session.first_step,
+            "last_step": int(session.agent.num_timesteps),
+            "seconds": round(session.seconds, 3),
+        }
+        self.folder.write_yaml("run.yml", self.data)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training in all sessions that came to an end."""
+        return float(sum(session.get("seconds", 0.0) for session in self.data["sessions"]))
+
+
+def write_results(session: Session, record: Record, score: Score) -> None:
+    """Write ``results.json``."""
+    session.folder.write_results(
+        {
+            "algo": session.plan.options.algo,
+            "env": session.plan.env_id,
+            "seed": session.plan.seed,
+            "baseline": session.plan.distill is None,
+            "mean_reward": score.mean,
+            "std_reward": score.std,
+            "n_eval_episodes": score.episodes,
+            "best_mean_reward": session.best,
+            "timesteps": int(session.agent.num_timesteps),
+            "wall_clock_seconds": round(record.seconds, 3),
+            "steps_per_second": round(session.steps / max(session.seconds, 1e-9), 1),
+        }
+    )
+
+
+def say_start(plan: Plan, folder: RunFolder) -> None:
+    """Tell what begins."""
+    kind = "plain SB3" if plan.distill is None else f"self-distillation ({plan.options.recipe or 'default'})"
+    say(
+        f"{plan.algorithm.__name__} on {plan.env_id}, {kind}: {plan.n_timesteps:,} steps, seed {plan.seed}, "
+        f"{plan.hyperparams.n_envs} envs, {plan.device}; hyperparameters {plan.hyperparams.source}"
+    )
+    say(f"Watch it: tensorboard --logdir {folder.tensorboard(plan.options.tensorboard_log)}")
+
+
+def say_end(session: Session, record: Record, score: Score) -> None:
+    """Tell what came of it, and where it lies."""
+    folder, plan = session.folder, session.plan
+    best = "" if session.best is None else f"; best evaluation during training {session.best:.2f}"
+    whole = f" ({record.seconds:,.1f} s in all sessions)" if session.resumed else ""
+    say(f"Return        {score}, deterministic, of the final agent{best}")
+    say(f"Wall-clock    {session.seconds:,.1f} s{whole}, {session.steps / max(session.seconds, 1e-9):,.0f} steps/s")
+    say(f"Run           {folder.root}")
+    say(f"Final agent   {folder.final_agent}")
+    say(f"Best agent    {folder.best_agent}")
+    say(f"TensorBoard   tensorboard --logdir {folder.tensorboard(plan.options.tensorboard_log)}")
+
+
+def say_stopped(session: Session, end: End) -> None:
+    """Tell how far the run came, and how to go on."""
+    warn(f"Training {end.value}: step {session.agent.num_timesteps:,} of {session.plan.n_timesteps:,}.")
+    if end is End.SAVED or any(session.folder.checkpoints.glob("[0-9]*")):
+        warn(f"Go on with: {command(['--resume', str(session.folder.root)])}")
+    else:
+        warn("There is no checkpoint yet to go on from.")

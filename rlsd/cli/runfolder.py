@@ -1,0 +1,188 @@
+"""Where a run lies on disk: rl_zoo3's layout, ``LOGS/ALGO/ENV_NUMBER/``, so that its tools find what they look for."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlsd.cli.errors import UserError, one_line
+
+
+def file_name(env_id: str) -> str:
+    """Return ``env_id`` as a file name, the way rl_zoo3 writes it: ``ALE/Pong-v5`` is ``ALE-Pong-v5``."""
+    return env_id.replace("/", "-")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, and the names in it.
+
+    :param root: ``LOGS/ALGO/ENV_NUMBER``.
+    :param env_name: the environment's id as a file name.
+    """
+
+    root: Path
+    env_name: str
+
+    @classmethod
+    def create(cls, log_folder: Path, algo: str, env_id: str) -> RunFolder:
+        """Make the folder of a new run, with the next free number.
+
+        :raises UserError: when the folder cannot be written to.
+        """
+        name = file_name(env_id)
+        parent = log_folder / algo
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = 1 + max([0, *_numbers(parent, name)])
+            while True:
+                try:
+                    (parent / f"{name}_{number}").mkdir()
+                    break
+                except FileExistsError:  # another run took the number since we looked
+                    number += 1
+            folder = cls(parent / f"{name}_{number}", name)
+            folder.params.mkdir()
+        except OSError as error:
+            raise _unwritable(log_folder, error) from error
+        return folder
+
+    @classmethod
+    def find(cls, run: str, log_folder: Path, algo: str, env_id: str | None) -> RunFolder:
+        """Find the folder that ``--resume`` means: a path, one below ``log_folder``, or with an env id its number.
+
+        :raises UserError: when there is no such run, or it is none of ours.
+        """
+        places = [Path(run), log_folder / run]
+        if env_id and run.isdigit():
+            places.append(log_folder / algo / f"{file_name(env_id)}_{run}")
+        root = next((place for place in places if place.is_dir()), None)
+        if root is None:
+            raise UserError(f"there is no run {run!r} to resume: give its folder, e.g. logs/ppo/CartPole-v1_1")
+        arguments = sorted(root.glob("*/args.yml"))
+        if not arguments:
+            raise UserError(f"{root} is not the folder of a run: it holds no ENV/args.yml")
+        return cls(root, arguments[0].parent.name)
+
+    @property
+    def params(self) -> Path:
+        """Holds what the run was started with."""
+        return self.root / self.env_name
+
+    @property
+    def final_agent(self) -> Path:
+        """The agent as it is at the end."""
+        return self.root / f"{self.env_name}.zip"
+
+    @property
+    def best_agent(self) -> Path:
+        """The agent that did best in an evaluation during training."""
+        return self.root / "best_model.zip"
+
+    @property
+    def statistics(self) -> Path:
+        """``VecNormalize`` statistics of the final agent."""
+        return self.params / "vecnormalize.pkl"
+
+    @property
+    def best_statistics(self) -> Path:
+        """``VecNormalize`` statistics of the best agent."""
+        return self.params / "best_vecnormalize.pkl"
+
+    @property
+    def evaluations(self) -> Path:
+        """Returns and lengths of every evaluation episode."""
+        return self.root / "evaluations.npz"
+
+    @property
+    def monitor(self) -> Path:
+        """A line per training episode, as SB3's ``Monitor`` writes it; all copies of the environment in one file."""
+        return self.root / "0.monitor.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Exact checkpoints, to resume from."""
+        return self.root / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        """What the finished run reached."""
+        return self.root / "results.json"
+
+    def tensorboard(self, elsewhere: str | None) -> Path:
+        """Return the folder for TensorBoard: the run's own, or its likeness below ``elsewhere``."""
+        return Path(elsewhere) / self.root.parent.name / self.root.name if elsewhere else self.root / "tensorboard"
+
+    def write_yaml(self, name: str, data: Any) -> None:
+        """Write ``data`` to ``ENV/name``, whole or not at all."""
+        self._write(self.params / name, yaml.safe_dump(data, sort_keys=False))
+
+    def read_yaml(self, name: str) -> dict[str, Any]:
+        """Read ``ENV/name``.
+
+        :raises UserError: when it is missing or damaged.
+        """
+        path = self.params / name
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {path}: {one_line(error)}") from error
+        if not isinstance(data, dict):
+            raise UserError(f"{path} is damaged: it should hold a mapping, got {type(data).__name__}")
+        return data
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write ``text`` to ``ENV/name``."""
+        self._write(self.params / name, text)
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Write ``results.json``."""
+        self._write(self.results, json.dumps(results, indent=2) + "\n")
+
+    def read_results(self) -> dict[str, Any]:
+        """Return what ``results.json`` holds, nothing when there is none."""
+        try:
+            return dict(json.loads(self.results.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        partial = path.with_name(f"{path.name}.tmp")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began, and the folders above it that are empty without it."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        for above in (self.root.parent, self.root.parent.parent):
+            try:
+                above.rmdir()
+            except OSError:  # something else is in it
+                return
+
+
+def check_writable(log_folder: Path) -> None:
+    """Raise a :class:`UserError` when no run could be written below ``log_folder``; nothing is made."""
+    existing = next(place for place in (log_folder, *log_folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise UserError(f"cannot write to the log folder {str(log_folder)!r}: {existing} is a file; choose another -f")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to the log folder {str(log_folder)!r}: no permission; choose another -f")
+
+
+def _unwritable(log_folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to the log folder {str(log_folder)!r}: {error.strerror}; choose another with -f")
+
+
+def _numbers(parent: Path, name: str) -> list[int]:
+    """Return the numbers of the runs of ``name`` that are there."""
+    found = (re.fullmatch(rf"{re.escape(name)}_(\d+)", path.name) for path in parent.iterdir())
+    return [int(match[1]) for match in found if match]

@@ -1,0 +1,144 @@
+"""From the first step of a session to its last: learning, watched by callbacks, and what is left on disk after it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+
+import rlsd
+from rlsd.cli.console import say
+from rlsd.cli.environments import EVALUATION_SEED, FINAL_EVALUATION_SEED, evaluation_env
+from rlsd.cli.episodes import EpisodeLog
+from rlsd.cli.evaluation import FINAL_EPISODES, Evaluation, Score, evaluate
+from rlsd.cli.interrupt import stop_on_signals
+from rlsd.cli.plan import Plan
+from rlsd.cli.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.vec_env import VecEnv
+
+
+class End(Enum):
+    """How a session ended."""
+
+    DONE = "done"
+    SAVED = "stopped at a whole rollout, and saved"
+    CUT = "stopped at once; what was learned since the last checkpoint is lost"
+
+
+@dataclass
+class Session:
+    """One stretch of training, from start or resume to the end or a stop.
+
+    :param plan: what to do.
+    :param folder: where to write.
+    :param agent: new, or as the checkpoint held it.
+    :param resumed: whether the run went on before this session.
+    """
+
+    plan: Plan
+    folder: RunFolder
+    agent: BaseAlgorithm
+    resumed: bool
+    seconds: float = 0.0
+    best: float | None = None
+    _open: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.first_step = self.agent.num_timesteps if self.resumed else 0
+
+    @property
+    def env(self) -> VecEnv:
+        """The environment the agent trains in."""
+        env = self.agent.get_env()
+        assert env is not None
+        return env
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of this session."""
+        return int(self.agent.num_timesteps) - self.first_step
+
+    def learn(self) -> End:
+        """Train to the planned number of steps, or until a signal says stop. Saves the agent in either case."""
+        checkpoints = rlsd.Checkpoints(self.folder.checkpoints, every=self.plan.save_freq or sys.maxsize)
+        callbacks = [checkpoints, *self._watchers()]
+        started = time.perf_counter()
+        try:
+            with stop_on_signals(checkpoints.request_stop):
+                self.agent.learn(
+                    self.plan.n_timesteps - self.first_step,
+                    callback=callbacks,
+                    tb_log_name=self.plan.algorithm.__name__,
+                    reset_num_timesteps=not self.resumed,
+                )
+            end = End.DONE
+        except rlsd.Stopped:
+            end = End.SAVED
+        except KeyboardInterrupt:
+            return End.CUT
+        finally:
+            self.seconds = time.perf_counter() - started
+            self._close(callbacks)
+        self._save(end)
+        return end
+
+    def score(self) -> Score:
+        """Evaluate the agent as it is at the end, in episodes that no other evaluation saw."""
+        plan = self.plan
+        env = self._evaluation_env(plan.seed + FINAL_EVALUATION_SEED)
+        try:
+            return evaluate(self.agent, env, max(plan.options.eval_episodes, FINAL_EPISODES))
+        finally:
+            env.close()
+
+    def _watchers(self) -> list[BaseCallback]:
+        plan = self.plan
+        watchers: list[BaseCallback] = [EpisodeLog(self.folder.monitor, plan.env_id)]
+        if plan.eval_freq:
+            seed = plan.seed + EVALUATION_SEED
+            env = self._evaluation_env(seed)
+            self._open.append(env)
+            episodes = plan.options.eval_episodes
+            watchers.append(Evaluation(env, self.folder, plan.eval_freq, episodes, seed, self._announce))
+        if plan.options.progress:
+            watchers.append(ProgressBarCallback())
+        return watchers
+
+    def _evaluation_env(self, seed: int) -> VecEnv:
+        return evaluation_env(self.plan, seed, self.env)
+
+    def _announce(self, step: int, mean: float) -> None:
+        # A line would tear the progress bar apart.
+        if not self.plan.options.progress:
+            say(f"  step {step:>9,}  evaluation {mean:.2f}")
+
+    def _close(self, callbacks: list[BaseCallback]) -> None:
+        """Close what SB3 leaves open when training ends by an exception, and what we opened."""
+        for callback in callbacks:
+            if isinstance(callback, EpisodeLog):
+                callback.close()
+            elif isinstance(callback, ProgressBarCallback) and getattr(callback, "pbar", None) is not None:
+                callback.pbar.close()
+            elif isinstance(callback, Evaluation) and callback.evaluations_results:
+                self.best = float(callback.best_mean_reward)
+        for thing in self._open:
+            thing.close()
+        self.agent.logger.close()
+
+    def _save(self, end: End) -> None:
+        self.agent.save(self.folder.final_agent)
+        statistics = self.agent.get_vec_normalize_env()
+        if statistics is not None:
+            statistics.save(str(self.folder.statistics))
+        if end is End.DONE:
+            # The last rollout ends past the last checkpoint; a larger -n should go on from here.
+            rlsd.save_checkpoint(self.agent, self.folder.checkpoints / str(self.agent.num_timesteps))
+            if not self.folder.best_agent.exists():  # no evaluation took place: there is no better one
+                self.agent.save(self.folder.best_agent)

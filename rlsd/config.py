@@ -1,0 +1,291 @@
+"""What a distillation is made of: five answers, as plain data that can be written down and read back.
+
+Every published way of distilling a policy into itself answers the same five questions, and
+:class:`DistillConfig` holds one :class:`Answer` to each:
+
+=============  ==================================================
+question       asks
+=============  ==================================================
+``teacher``    who teaches?
+``states``     on which states?
+``divergence`` by what measure of difference?
+``strength``   how strongly?
+``timing``     at which gradient steps?
+=============  ==================================================
+
+An answer is a small frozen dataclass. It says what is wanted; the state that training builds up lives in the
+objects its ``build`` makes, so one config serves any number of agents. This module lies at the bottom of the
+package: it knows no answer by itself, the modules above register theirs by subclassing :class:`Answer`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import yaml
+
+QUESTIONS = ("teacher", "states", "divergence", "strength", "timing")
+
+#: The answers that ``DistillConfig()`` gives where nothing is said: chosen by experiment, see docs/defaults.md.
+DEFAULTS: dict[str, str] = {
+    "teacher": "snapshot",
+    "states": "reservoir",
+    "divergence": "kl",
+    "strength": "constant",
+    "timing": "every_step",
+}
+
+_REGISTRY: dict[str, dict[str, type[Answer]]] = {}
+_SelfAnswer = TypeVar("_SelfAnswer", bound="Answer")
+_Check = Callable[[str, Any], Any]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that lists the known names, the nearest first when one is near."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(names)}"
+
+
+def _number_between(low: float, high: float, low_open: bool) -> str:
+    if high == math.inf:
+        return f"a number {'>' if low_open else '>='} {low:g}"
+    return f"a number in {'(' if low_open else '['}{low:g}, {high:g}]"
+
+
+def integer(default: int, *, low: int = 0, high: float = math.inf) -> Any:
+    """Declare a whole-number field of an :class:`Answer`, checked to lie in ``[low, high]``."""
+    wanted = f"a whole number >= {low}" if high == math.inf else f"a whole number in [{low}, {high:g}]"
+
+    def check(key: str, value: Any) -> int:
+        whole = isinstance(value, numbers.Integral) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not whole or not low <= value <= high:
+            raise ValueError(f"{key} must be {wanted}, got {value!r}")
+        return int(value)
+
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+def number(default: float, *, low: float = 0.0, high: float = math.inf, low_open: bool = False) -> Any:
+    """Declare a finite real field of an :class:`Answer`, checked to lie in ``[low, high]`` (``(low, high]``)."""
+
+    def check(key: str, value: Any) -> float:
+        return checked_number(key, value, low=low, high=high, low_open=low_open)
+
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+def checked_number(key: str, value: Any, *, low: float = 0.0, high: float = math.inf, low_open: bool = False) -> float:
+    """Return ``value`` as a float, or raise a ``ValueError`` that names key, value and range."""
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not low <= value <= high or (low_open and value == low):
+        raise ValueError(f"{key} must be {_number_between(low, high, low_open)}, got {value!r}")
+    return float(value)
+
+
+def choice(default: str, options: tuple[str, ...]) -> Any:
+    """Declare a field of an :class:`Answer` that takes one of a few words."""
+
+    def check(key: str, value: Any) -> str:
+        if value not in options:
+            raise ValueError(f"{key} must be one of {', '.join(map(repr, options))}, got {value!r}")
+        return str(value)
+
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+def answers(question: str) -> Any:
+    """Declare a field of an :class:`Answer` that holds any number of answers to ``question``."""
+
+    def check(key: str, value: Any) -> tuple[Answer, ...]:
+        items = [value] if isinstance(value, (str, Mapping, Answer)) else value
+        if not isinstance(items, Iterable):
+            raise ValueError(f"{key} must be a list of {question}s, got {value!r}")
+        return tuple(Answer.parse(question, item) for item in items)
+
+    return dataclasses.field(default=(), kw_only=True, metadata={"check": check})
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One answer to one question: a frozen dataclass that checks its own fields.
+
+    A subclass names its question and the word that stands for it in YAML, and declares its fields with
+    :func:`integer`, :func:`number`, :func:`choice` or :func:`answers`::
+
+        @dataclass(frozen=True)
+        class Snapshot(Teaching, name="snapshot"):
+            every: int = integer(2048, low=1)
+
+    :raises ValueError: when a field's value is out of its range; the message names key, value and range.
+    """
+
+    question: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, question: str = "", name: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if question:
+            cls.question = question
+        if name:
+            cls.name = name
+            _REGISTRY.setdefault(cls.question, {})[name] = cls
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check: _Check | None = field.metadata.get("check")
+            if check is not None:
+                value = check(f"{self.question}.{field.name}", getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as plain data: its ``type`` and its fields."""
+        return {"type": self.name} | {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @staticmethod
+    def parse(question: str, value: Any) -> Answer:
+        """Read an answer to ``question`` from an answer, a name, or a mapping with ``type`` and fields.
+
+        :raises ValueError: when the name, a key or a value is wrong; the message says which and what is known.
+        """
+        if isinstance(value, Answer):
+            if value.question != question:
+                raise ValueError(
+                    f"{question} must be an answer to {question!r}, "
+                    f"got {type(value).__name__}, which answers {value.question!r}"
+                )
+            return value
+        if isinstance(value, str):
+            return Answer.named(question, value)()
+        if isinstance(value, Mapping):
+            fields = dict(value)
+            cls = Answer.named(question, fields.pop("type", DEFAULTS.get(question)))
+            return cls.from_fields(fields)
+        if question == "strength" and (callable(value) or isinstance(value, numbers.Real)):
+            # As everywhere in SB3: a number is a constant, a function is a schedule of remaining progress.
+            return Answer.named(question, "schedule" if callable(value) else "constant").from_fields({"value": value})
+        raise ValueError(f"{question} must be a name, a mapping or an answer, got {value!r}")
+
+    @staticmethod
+    def named(question: str, name: Any) -> type[Answer]:
+        """Return the class that answers ``question`` under ``name``."""
+        known = _REGISTRY.get(question, {})
+        if name not in known:
+            raise ValueError(f"unknown {question} {name!r}; {nearest(str(name), known)}")
+        return known[name]
+
+    @classmethod
+    def from_fields(cls: type[_SelfAnswer], fields: Mapping[str, Any]) -> _SelfAnswer:
+        """Make the answer from its fields, refusing any it does not have."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            if key not in known:
+                raise ValueError(
+                    f"unknown key {cls.question}.{key} = {fields[key]!r} for {cls.name!r}; {nearest(str(key), known)}"
+                )
+        return cls(**fields)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Answer):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if callable(value):
+        return {"function": f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"}
+    return value
+
+
+def _default(question: str) -> Any:
+    return dataclasses.field(default_factory=lambda: Answer.parse(question, DEFAULTS[question]))
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """Five answers: everything that defines a self-distillation.
+
+    Each field takes an answer (``rlsd.Snapshot(every=4096)``), its name (``"snapshot"``) or a mapping
+    (``{"type": "snapshot", "every": 4096}``); ``strength`` also takes a number or a function of remaining progress.
+
+    :param teacher: who teaches.
+    :param states: on which states.
+    :param divergence: by what measure of difference.
+    :param strength: how strongly the penalty pulls, relative to a loss of weight 1.
+    :param timing: at which gradient steps.
+    :raises ValueError: when a key is unknown or a value is out of its range; the message names key, value and range.
+    """
+
+    teacher: Answer = _default("teacher")
+    states: Answer = _default("states")
+    divergence: Answer = _default("divergence")
+    strength: Answer = _default("strength")
+    timing: Answer = _default("timing")
+
+    def __post_init__(self) -> None:
+        for question in QUESTIONS:
+            object.__setattr__(self, question, Answer.parse(question, getattr(self, question)))
+
+    def changed(self, changes: Mapping[str, Any]) -> DistillConfig:
+        """Return a copy with some answers replaced (``teacher=...``) or some fields set (``"teacher.every": 4096``)."""
+        data: dict[str, Any] = {question: getattr(self, question) for question in QUESTIONS}
+        for key in sorted(changes, key=lambda key: "." in key):
+            question, _, field = key.partition(".")
+            if question not in QUESTIONS:
+                raise ValueError(f"unknown key {key} = {changes[key]!r}; {nearest(question, QUESTIONS)}")
+            if field:
+                answer = Answer.parse(question, data[question])
+                fields = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer)} | {field: changes[key]}
+                data[question] = type(answer).from_fields(fields)
+            else:
+                data[question] = changes[key]
+        return DistillConfig(**data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as nested plain data, ready for JSON or YAML."""
+        return {question: getattr(self, question).to_dict() for question in QUESTIONS}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> DistillConfig:
+        """Read the config from nested plain data; what is left out takes its default.
+
+        :raises ValueError: when ``data`` is no mapping, or a key or value in it is wrong.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"a distillation config must be a mapping of {', '.join(QUESTIONS)}, got {data!r}")
+        for key in data:
+            if key not in QUESTIONS:
+                raise ValueError(f"unknown key {key} = {data[key]!r}; {nearest(str(key), QUESTIONS)}")
+        return cls(**data)
+
+    def to_json(self) -> str:
+        """Return the config as a JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> DistillConfig:
+        """Read the config from a JSON text."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"the distillation config is not valid JSON: {error}") from error
+        return cls.from_dict(data)
+
+    def to_yaml(self) -> str:
+        """Return the config as a YAML text."""
+        return str(yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+    @classmethod
+    def from_yaml(cls, text: str) -> DistillConfig:
+        """Read the config from a YAML text."""
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"the distillation config is not valid YAML: {' '.join(str(error).split())}") from error
+        return cls.from_dict({} if data is None else data)

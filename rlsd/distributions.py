@@ -1,0 +1,142 @@
+"""Closed forms on action distributions, each written as one flat tensor of parameters.
+
+A policy's answer to a batch of states is a tensor ``(batch, size)``; a :class:`Family` knows how to read it. All
+forms are computed from log-probabilities or log standard deviations, so they stay finite where probabilities
+underflow, and none builds a ``torch.distributions`` object. Sums run over the action's components: one value a state.
+
+SB3's own ``kl_divergence`` is not summed for Gaussian and Bernoulli actions and is infinite once a probability
+underflows, which is why these are written out.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LOG_2PI_E = math.log(2 * math.pi * math.e)
+
+
+class Family(ABC):
+    """A family of action distributions on flat parameters.
+
+    :param size: how many numbers describe one distribution.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    @abstractmethod
+    def kl(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return ``KL(p || q)`` for each state, ``(batch,)``, from parameters ``(batch, size)``."""
+
+    @abstractmethod
+    def entropy(self, p: Tensor) -> Tensor:
+        """Return the entropy in nats for each state, ``(batch,)``."""
+
+    @abstractmethod
+    def agreement(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return for each state, ``(batch,)``, 1 where both would act alike when acting greedily, else 0."""
+
+    @abstractmethod
+    def tempered(self, p: Tensor, temperature: float) -> Tensor:
+        """Return the parameters of the distribution proportional to ``p ** (1 / temperature)``."""
+
+    @abstractmethod
+    def normalized(self, p: Tensor) -> Tensor:
+        """Return ``p`` in the form in which targets are stored: normalised once, so no later step repeats it."""
+
+
+class Categorical(Family):
+    """One or several independent categorical choices (Discrete, MultiDiscrete); parameters are logits.
+
+    :param sizes: the number of options of each choice.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__(sum(sizes))
+        self.sizes = sizes
+
+    def _log_probs(self, p: Tensor) -> list[Tensor]:
+        if len(self.sizes) == 1:
+            return [F.log_softmax(p, dim=-1)]
+        return [F.log_softmax(part, dim=-1) for part in p.split(self.sizes, dim=-1)]
+
+    def kl(self, p: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+        parts = [(lp.exp() * (lp - lq)).sum(-1) for lp, lq in zip(self._log_probs(p), self._log_probs(q), strict=True)]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+    def entropy(self, p: Tensor) -> Tensor:  # noqa: D102
+        return torch.stack([-(lp.exp() * lp).sum(-1) for lp in self._log_probs(p)]).sum(0)
+
+    def agreement(self, p: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+        pairs = zip(p.split(self.sizes, dim=-1), q.split(self.sizes, dim=-1), strict=True)
+        return torch.stack([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).all(0).float()
+
+    def tempered(self, p: Tensor, temperature: float) -> Tensor:  # noqa: D102
+        return p / temperature
+
+    def normalized(self, p: Tensor) -> Tensor:  # noqa: D102
+        return torch.cat(self._log_probs(p), dim=-1)
+
+
+class Bernoulli(Family):
+    """Independent binary choices (MultiBinary); parameters are logits."""
+
+    def kl(self, p: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+        on, off = F.logsigmoid(p), F.logsigmoid(-p)
+        return (on.exp() * (on - F.logsigmoid(q)) + off.exp() * (off - F.logsigmoid(-q))).sum(-1)
+
+    def entropy(self, p: Tensor) -> Tensor:  # noqa: D102
+        on, off = F.logsigmoid(p), F.logsigmoid(-p)
+        return -(on.exp() * on + off.exp() * off).sum(-1)
+
+    def agreement(self, p: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+        same: Tensor = (p > 0) == (q > 0)
+        return same.all(-1).float()
+
+    def tempered(self, p: Tensor, temperature: float) -> Tensor:  # noqa: D102
+        return p / temperature
+
+    def normalized(self, p: Tensor) -> Tensor:  # noqa: D102
+        return p
+
+
+class Gaussian(Family):
+    """Independent normal distributions; parameters are the means, then the log standard deviations.
+
+    A squashed Gaussian is described by the normal before its tanh: tanh is a bijection, so the divergence is the same.
+
+    :param dim: the number of action dimensions.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(2 * dim)
+        self.dim = dim
+
+    def kl(self, p: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+        mean_p, log_std_p = p.split(self.dim, dim=-1)
+        mean_q, log_std_q = q.split(self.dim, dim=-1)
+        gap: Tensor = log_std_p - log_std_q
+        spread = (2 * gap).exp() + (mean_p - mean_q).square() * (-2 * log_std_q).exp()
+        divergence: Tensor = 0.5 * (spread - 1) - gap
+        return divergence.sum(-1)
+
+    def entropy(self, p: Tensor) -> Tensor:  # noqa: D102
+        return (p[..., self.dim :] + 0.5 * LOG_2PI_E).sum(-1)
+
+    def agreement(self, p: Tensor, q: Tensor) -> Tensor:
+        """Count means as alike when they lie within half of ``p``'s standard deviation in every dimension."""
+        mean_p, log_std_p = p.split(self.dim, dim=-1)
+        near: Tensor = (mean_p - q[..., : self.dim]).abs() <= 0.5 * log_std_p.exp()
+        return near.all(-1).float()
+
+    def tempered(self, p: Tensor, temperature: float) -> Tensor:  # noqa: D102
+        mean, log_std = p.split(self.dim, dim=-1)
+        return torch.cat([mean, log_std + 0.5 * math.log(temperature)], dim=-1)
+
+    def normalized(self, p: Tensor) -> Tensor:  # noqa: D102
+        return p

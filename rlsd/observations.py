@@ -1,0 +1,160 @@
+"""Batches of observations: one tensor, or a dict of tensors where the space is a Dict.
+
+States are kept *raw*, as the environment gave them. Under ``VecNormalize`` the statistics move on with training, so an
+observation that was normalised last week means something else today; a raw one can be shown to the student through
+today's statistics and to a teacher through those of the day it was frozen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.preprocessing import get_obs_shape
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+Observations = Tensor | dict[str, Tensor]
+_PLAIN = "observation"  # the key under which an observation that is no dict travels
+
+
+def as_items(observations: Any) -> dict[str, Any]:
+    """Return the observations as a dict, whether or not their space is one."""
+    return dict(observations) if isinstance(observations, Mapping) else {_PLAIN: observations}
+
+
+def from_items(items: Mapping[str, Tensor]) -> Observations:
+    """Undo :func:`as_items`."""
+    return items[_PLAIN] if items.keys() == {_PLAIN} else dict(items)
+
+
+def mapped(function: Callable[[Tensor], Tensor], observations: Observations) -> Observations:
+    """Apply a function to each tensor of the observations."""
+    if isinstance(observations, Tensor):
+        return function(observations)
+    return {key: function(value) for key, value in observations.items()}
+
+
+def storage_dtype(array: np.ndarray) -> torch.dtype:
+    """Return the dtype in which observations like ``array`` are kept: their own, but floats always in 32 bits."""
+    kind = array.dtype.type
+    return torch.float32 if issubclass(kind, np.floating) else torch.from_numpy(np.empty(0, kind)).dtype
+
+
+class Normalization:
+    """Frozen ``VecNormalize`` statistics, on the agent's device.
+
+    :param statistics: mean and standard deviation of each normalised observation key.
+    :param clip: normalised values are clipped to ``[-clip, clip]``.
+    """
+
+    def __init__(self, statistics: dict[str, tuple[Tensor, Tensor]], clip: float) -> None:
+        self.statistics = statistics
+        self.clip = clip
+
+    @classmethod
+    def of(cls, agent: BaseAlgorithm) -> Normalization | None:
+        """Copy the present statistics of the agent's environment; None when it does not normalise observations."""
+        env = normalizing_env(agent)
+        if env is None:
+            return None
+        statistics = {
+            key: (
+                torch.as_tensor(rms.mean, dtype=torch.float32, device=agent.device).clone(),
+                torch.as_tensor(np.sqrt(rms.var + env.epsilon), dtype=torch.float32, device=agent.device),
+            )
+            for key, rms in as_items(env.obs_rms).items()
+        }
+        return cls(statistics, float(env.clip_obs))
+
+    def __call__(self, observations: Observations) -> Observations:
+        """Return raw observations as the policy is to see them, ``(x - mean) / std``, clipped."""
+        items = as_items(observations)
+        for key, (mean, std) in self.statistics.items():
+            items[key] = ((items[key] - mean) / std).clamp_(-self.clip, self.clip)
+        return from_items(items)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that is needed to build this object again, as tensors by name."""
+        out = {"clip": torch.tensor(self.clip, dtype=torch.float64)}
+        for key, (mean, std) in self.statistics.items():
+            out[f"mean/{key}"], out[f"std/{key}"] = mean, std
+        return out
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Normalization:
+        """Undo :meth:`tensors`."""
+        keys = [name.removeprefix("mean/") for name in tensors if name.startswith("mean/")]
+        statistics = {key: (tensors[f"mean/{key}"].to(device), tensors[f"std/{key}"].to(device)) for key in keys}
+        return cls(statistics, float(tensors["clip"]))
+
+
+def normalizing_env(agent: BaseAlgorithm) -> VecNormalize | None:
+    """Return the agent's ``VecNormalize`` when it normalises the observations that the policy sees, else None."""
+    env = agent.get_vec_normalize_env()
+    return env if env is not None and env.norm_obs else None
+
+
+class RawObservations(BaseCallback):
+    """Records, during one rollout, the raw observations that the agent acted on.
+
+    On-policy buffers hold normalised observations only, so with ``VecNormalize`` the raw ones are taken at each step.
+    ``VecNormalize`` itself remembers just the latest, which is the one the *next* action is taken on.
+    """
+
+    def __init__(self, env: VecNormalize) -> None:
+        super().__init__()
+        self._env = env
+        self._steps: list[dict[str, np.ndarray]] = []
+        self._latest: dict[str, np.ndarray] | None = None
+
+    def _on_rollout_start(self) -> None:
+        self._steps.clear()
+        self._latest = self._raw()
+
+    def _on_step(self) -> bool:
+        if self._latest is not None:
+            self._steps.append(self._latest)
+        self._latest = self._raw()
+        return True
+
+    def _raw(self) -> dict[str, np.ndarray] | None:
+        observations = getattr(self._env, "old_obs", None)
+        if observations is None:
+            return None
+        items = as_items(observations)
+        expected = as_items(get_obs_shape(self._env.observation_space))
+        if any(items[key].shape[1:] != shape for key, shape in expected.items()):
+            return None
+        return {key: np.array(value) for key, value in items.items()}
+
+    def take(self) -> dict[str, np.ndarray] | None:
+        """Return what was recorded, ``(steps * n_envs, *shape)`` by key, and forget it; None when nothing was."""
+        steps, self._steps = self._steps, []
+        if not steps:
+            return None
+        return {key: np.concatenate([step[key] for step in steps]) for key in steps[0]}
+
+
+def rollout_observations(agent: BaseAlgorithm) -> dict[str, np.ndarray]:
+    """Return the states of the agent's finished rollout, ``(n_steps * n_envs, *shape)`` by key, as the policy saw them.
+
+    Must be called before ``train()``, which flattens the buffer's arrays in another order.
+    """
+    items = as_items(agent.rollout_buffer.observations)  # type: ignore[attr-defined]
+    shapes = as_items(get_obs_shape(agent.observation_space))
+    return {key: array.reshape(-1, *shapes[key]) for key, array in items.items()}
+
+
+def warn_not_recorded() -> None:
+    """Tell that raw states are missing because the rollout began before distillation did."""
+    warnings.warn(
+        "this rollout's states were not recorded: with VecNormalize, raw observations are kept "
+        "from the first rollout that begins after distillation was switched on",
+        stacklevel=2,
+    )

@@ -1,0 +1,239 @@
+"""Checkpoints from which training goes on as if it had never stopped, bit for bit.
+
+A checkpoint is a folder: the agent's zip, the environment in the middle of its episodes, and the random generators.
+It is taken between two rollouts, where neither a rollout nor an update is half done.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from rlsd import environment_state
+from rlsd.version import __version__
+from rlsd.wrapping import SelfDistilled, is_wrapped
+
+AGENT, ENVIRONMENT, GENERATORS, SUMMARY = "agent.zip", "environment.pkl", "generators.json", "checkpoint.json"
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and its state was saved."""
+
+
+def save_checkpoint(agent: BaseAlgorithm, folder: str | os.PathLike[str]) -> Path:
+    """Save all that training needs to go on exactly, and return the folder.
+
+    Call it between two rollouts (see :class:`Checkpoints`). A folder that exists is replaced once the new one is whole.
+    What cannot be saved, such as environments in worker processes, is named in the folder's ``checkpoint.json``.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        agent.save(unfinished / AGENT)
+        (unfinished / GENERATORS).write_text(json.dumps(_generators(agent)))
+        summary = _summary(agent) | {"not_exact": _save_environment(agent.get_env(), unfinished / ENVIRONMENT)}
+        (unfinished / SUMMARY).write_text(json.dumps(summary, indent=2))
+        for file in unfinished.iterdir():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        _replace_folder(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: Any = "auto") -> Any:
+    """Return the agent of a checkpoint, ready to go on with ``learn(..., reset_num_timesteps=False)``.
+
+    Only resume what you saved yourself: SB3's zip and the environment are unpickled, which runs code.
+
+    :param folder: what :func:`save_checkpoint` wrote, or a folder of :class:`Checkpoints`, whose latest is taken.
+    :param env: replaces the saved environment. Its episodes start afresh, so the run goes on but not exactly.
+    :param device: where the agent is to train.
+    :raises ValueError: when the folder is no checkpoint or damaged, or its environment could not be saved and none is
+        given; the message says what to do.
+    """
+    folder = Path(folder)
+    if not (folder / SUMMARY).is_file():
+        folder = latest_checkpoint(folder)
+    summary = _read_summary(folder)
+    agent: Any = _algorithm(summary["algorithm"], summary["wrapped"]).load(folder / AGENT, device=device)
+    if env is not None:
+        agent.set_env(env, force_reset=True)
+    elif (folder / ENVIRONMENT).is_file():
+        agent.set_env(environment_state.thaw((folder / ENVIRONMENT).read_bytes()), force_reset=False)
+    elif summary["not_exact"]:
+        raise ValueError(f"{folder} holds no environment: {summary['not_exact']}. Pass env=...")
+    # Last, since loading seeds every generator anew.
+    _restore_generators(agent, json.loads((folder / GENERATORS).read_text()))
+    return agent
+
+
+def latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
+    """Return the latest whole checkpoint that :class:`Checkpoints` left in a folder.
+
+    :raises ValueError: when there is none.
+    """
+    folder = Path(folder)
+    found = _checkpoints(folder) if folder.is_dir() else []
+    if not found:
+        raise ValueError(f"no checkpoint in {folder}")
+    return found[-1]
+
+
+class Checkpoints(BaseCallback):
+    """Saves a checkpoint now and then between two rollouts, as ``folder/<environment steps>``, keeping the last few.
+
+    :param folder: where they go.
+    :param every: environment steps from one to the next, rounded up to whole rollouts.
+    :param keep: how many of the latest stay.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], every: int, keep: int = 3, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        if every < 1 or keep < 1:
+            raise ValueError(f"every and keep must be at least 1, got every={every}, keep={keep}")
+        self.folder = Path(folder)
+        self.every, self.keep = every, keep
+        self._saved_at: int | None = None
+        self._announced = False
+        self._stop = False
+
+    def request_stop(self) -> None:
+        """Save at the next boundary between rollouts, then end ``learn`` by raising :class:`Stopped` there.
+
+        Safe to call from a signal handler.
+        """
+        self._stop = True
+
+    def on_boundary(self) -> None:
+        """Save if it is time; called by a self-distilled agent before anything of the coming rollout has happened.
+
+        :raises Stopped: when that was asked for.
+        """
+        self._announced = True
+        if self._saved_at is None:
+            self._saved_at = self.model.num_timesteps
+        if self._stop or self.model.num_timesteps - self._saved_at >= self.every:
+            save_checkpoint(self.model, self.folder / str(self.model.num_timesteps))
+            self._saved_at = self.model.num_timesteps
+            for old in _checkpoints(self.folder)[: -self.keep]:
+                shutil.rmtree(old, ignore_errors=True)
+        if self._stop:
+            raise Stopped(f"stopped and saved at {self.model.num_timesteps} steps")
+
+    def _on_rollout_start(self) -> None:
+        # A plain SB3 agent announces no boundary. This is as good, but with gSDE, whose noise is drawn just before.
+        if not self._announced:
+            self.on_boundary()
+        self._announced = False
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    whole = [path for path in folder.iterdir() if path.name.isdigit() and (path / SUMMARY).is_file()]
+    return sorted(whole, key=lambda path: int(path.name))
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        os.replace(target, old / "old")
+        os.replace(new, target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(new, target)
+
+
+def _summary(agent: BaseAlgorithm) -> dict[str, Any]:
+    cls = type(agent)
+    plain = cls.__mro__[1] if is_wrapped(cls) else cls
+    return {
+        "rlsd": __version__,
+        "algorithm": f"{plain.__module__}:{plain.__qualname__}",
+        "wrapped": is_wrapped(cls),
+        "num_timesteps": agent.num_timesteps,
+        "total_timesteps": agent._total_timesteps,
+    }
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads((folder / SUMMARY).read_text())
+        if not {"algorithm", "wrapped", "not_exact", "num_timesteps"} <= summary.keys():
+            raise ValueError("keys are missing")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / SUMMARY} is damaged: {error}") from error
+    return dict(summary)
+
+
+def _algorithm(name: str, wrapped: bool) -> type[Any]:
+    module, _, qualname = name.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module), qualname)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"the checkpoint's algorithm {name!r} cannot be imported: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, BaseAlgorithm)):
+        raise ValueError(f"the checkpoint's algorithm {name!r} is no SB3 algorithm")
+    return SelfDistilled(cls) if wrapped else cls
+
+
+def _save_environment(env: VecEnv | None, path: Path) -> str:
+    """Save the environment if there is one, and return why that is not exact; empty when it is."""
+    if env is None:
+        return ""
+    try:
+        path.write_bytes(environment_state.freeze(env))
+    except ValueError as error:
+        return f"the environment was not saved, since {error}"
+    return ""
+
+
+def _generators(agent: BaseAlgorithm) -> dict[str, Any]:
+    """Return the state of every generator that training may draw from."""
+    version, words, gauss = random.getstate()
+    # SB3 draws from numpy's global generator, so its state is what an exact resume needs.
+    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+    kind, keys, position, has_gauss, cached = numpy_state
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, keys.tolist(), position, has_gauss, cached],
+        "torch": _encoded(torch.get_rng_state()),
+        "cuda": [_encoded(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "action_space": agent.action_space.np_random.bit_generator.state,
+    }
+
+
+def _restore_generators(agent: BaseAlgorithm, saved: dict[str, Any]) -> None:
+    version, words, gauss = saved["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = saved["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(_decoded(saved["torch"]))
+    if torch.cuda.is_available() and len(saved["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([_decoded(state) for state in saved["cuda"]])
+    agent.action_space.np_random.bit_generator.state = saved["action_space"]
+
+
+def _encoded(state: torch.Tensor) -> str:
+    return base64.b64encode(state.cpu().numpy().tobytes()).decode("ascii")
+
+
+def _decoded(text: str) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype=np.uint8).copy())

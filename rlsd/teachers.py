@@ -1,0 +1,152 @@
+"""Who teaches? The answers to the first question."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor, nn
+
+from rlsd.actors import Actor
+from rlsd.config import Answer, integer
+from rlsd.observations import Normalization, Observations
+
+
+class Teacher(ABC):
+    """What an agent is distilled from, as it stands in training.
+
+    :param actor: the adapter to the agent's way of acting.
+    """
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+        #: Increases whenever the teacher would answer differently: targets of an older version are asked for anew.
+        self.version = 0
+        #: Environment steps at which it was last refreshed, None before it ever was.
+        self.refreshed_at: int | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to teach yet."""
+        return self.version > 0
+
+    @abstractmethod
+    def refresh(self, agent: BaseAlgorithm) -> bool:
+        """Bring the teacher up to date if it is due, and tell whether it changed. Called before each update."""
+
+    @abstractmethod
+    def targets(self, observations: Observations) -> Tensor:
+        """Return what the teacher would do on raw states: normalised parameters ``(batch, family.size)``."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the teacher's tensors by name."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Return the rest of the teacher's state as plain data."""
+        return {"version": self.version, "refreshed_at": self.refreshed_at}
+
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`tensors` and :meth:`state` returned."""
+        self.version, self.refreshed_at = int(state["version"]), state["refreshed_at"]
+
+
+class SnapshotTeacher(Teacher):
+    """A frozen copy of the policy and of the statistics that normalise what it sees."""
+
+    def __init__(self, actor: Actor, every: int) -> None:
+        super().__init__(actor)
+        self.every = every
+        self.policy: nn.Module | None = None
+        self.normalization: Normalization | None = None
+
+    def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
+        last = self.refreshed_at or 0
+        if last > agent.num_timesteps:  # learn() began to count anew
+            last = 0
+        if agent.num_timesteps - last < self.every:
+            return False
+        self.take(agent)
+        return True
+
+    def take(self, agent: BaseAlgorithm) -> None:
+        """Freeze the policy as it is now."""
+        if self.policy is None:
+            self.policy = self.actor.frozen(agent.policy)
+        else:
+            self.policy.load_state_dict(agent.policy.state_dict())
+        self.normalization = Normalization.of(agent)
+        self.refreshed_at = agent.num_timesteps
+        self.version += 1
+
+    def targets(self, observations: Observations) -> Tensor:  # noqa: D102
+        assert self.policy is not None, "no snapshot was taken yet"
+        with torch.no_grad():
+            seen = observations if self.normalization is None else self.normalization(observations)
+            return self.actor.family.normalized(self.actor.parameters(self.policy, seen))
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        out: dict[str, Tensor] = {}
+        if self.policy is not None:
+            out.update({f"policy/{name}": tensor for name, tensor in _named_tensors(self.policy).items()})
+        if self.normalization is not None:
+            out.update({f"normalization/{name}": tensor for name, tensor in self.normalization.tensors().items()})
+        return out
+
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+        super().load(agent, tensors, state)
+        parts: dict[str, dict[str, Tensor]] = {"policy": {}, "normalization": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        if parts["policy"]:
+            self.policy = self.actor.frozen(agent.policy)
+            _copy_into(self.policy, parts["policy"])
+        if parts["normalization"]:
+            self.normalization = Normalization.from_tensors(parts["normalization"], agent.device)
+
+
+def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's parameters and buffers, those that submodules share only once."""
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def _copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    own = _named_tensors(module)
+    for name in sorted(own.keys() ^ tensors.keys()):
+        raise ValueError(f"the saved teacher does not fit this policy: {name!r} is on one side only")
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise ValueError(
+                f"the saved teacher does not fit this policy: {name!r} is {tuple(tensors[name].shape)}, "
+                f"{tuple(tensor.shape)} expected"
+            )
+        tensor.data.copy_(tensors[name])
+
+
+@dataclass(frozen=True)
+class Teaching(Answer, question="teacher"):
+    """A choice of who teaches."""
+
+    @abstractmethod
+    def build(self, actor: Actor) -> Teacher:
+        """Make the teacher of one agent."""
+
+
+@dataclass(frozen=True)
+class Snapshot(Teaching, name="snapshot"):
+    """A frozen copy of the agent's own policy, taken anew from time to time just before an update.
+
+    :param every: environment steps from one snapshot to the next, rounded up to whole rollouts; 1 takes one before
+        every update. A short interval limits how far one update carries the policy off on states outside the current
+        batch; a long one keeps what was known, and holds back learning. Usual range 1 to 100,000.
+    """
+
+    every: int = integer(1, low=1)
+
+    def build(self, actor: Actor) -> SnapshotTeacher:  # noqa: D102
+        return SnapshotTeacher(actor, self.every)

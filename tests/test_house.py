@@ -1,0 +1,196 @@
+"""The shape of the house: what the rules of CONTRIBUTING.md say about files and imports, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import rlsd
+
+ROOT = Path(__file__).parent.parent
+LONGEST_FILE = 400
+
+# From the ground up. A module imports from its own layer or from one below; what holds a folder holds all within it.
+LAYERS = (
+    {"rlsd.version", "rlsd.config"},
+    {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences"},
+    {"rlsd.teachers", "rlsd.states", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
+    {"rlsd.replay", "rlsd.deposit", "rlsd.distiller", "rlsd.monitoring"},
+    {"rlsd.checkpoint"},
+    {"rlsd.wrapping", "rlsd.callback", "rlsd.resume", "rlsd.recipes"},
+    {"rlsd"},
+    {"rlsd.cli"},
+)
+
+
+def modules(folder: Path) -> dict[str, Path]:
+    """Dotted name and file of every module of a package."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported_names(name: str, path: Path) -> set[str]:
+    """Every dotted name a module imports, wherever in the file: an import inside a function is an arrow too."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def nearest_module(name: str, known: dict[str, Path]) -> str | None:
+    """The module that holds a dotted name: ``rlsd.config.Answer`` is in ``rlsd.config``."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+INSTALLED = importlib.metadata.packages_distributions()
+LIBRARY = modules(ROOT / "rlsd")
+TASKS = modules(ROOT / "envs" / "rlsd_envs")
+IMPORTS = {name: imported_names(name, path) for name, path in {**LIBRARY, **TASKS}.items()}
+ARROWS = {name: {nearest_module(target, LIBRARY) for target in IMPORTS[name]} - {None, name} for name in LIBRARY}
+
+
+def layer(name: str) -> int | None:
+    """The number of a module's layer, its own or that of the folder it is in. The root holds only itself."""
+    if name == "rlsd":
+        return next(i for i, names in enumerate(LAYERS) if name in names)
+    while name != "rlsd":
+        for number, names in enumerate(LAYERS):
+            if name in names:
+                return number
+        name = name.rpartition(".")[0]
+    return None
+
+
+def distributions(module: str) -> set[str]:
+    """The normalised names of the distributions that a top-level module may come from."""
+    return {normalised(name) for name in INSTALLED.get(module, [module])}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(*extras: str) -> set[str]:
+    """The normalised names of the dependencies in pyproject.toml, with those of the extras named."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras)]
+    return {normalised(re.match(r"[\w.-]+", line).group()) for lines in lists for line in lines}
+
+
+def foreign_imports(names: dict[str, Path], allowed: set[str], own: set[str]) -> list[str]:
+    """Imports of ``names`` that come neither from Python, nor from ``own``, nor from an allowed distribution."""
+    return [
+        f"{name} imports {target}"
+        for name in names
+        for target in sorted(IMPORTS[name])
+        for top in [target.partition(".")[0]]
+        if top not in own and top not in sys.stdlib_module_names and not distributions(top) & allowed
+    ]
+
+
+def test_the_reader_of_imports_sees_every_kind_of_import(tmp_path):
+    path = tmp_path / "middle.py"
+    path.write_text("import a.b\nfrom . import near\nfrom ..up import x\ndef f():\n    from c import d\n")
+    assert imported_names("pkg.sub.middle", path) == {"a.b", "pkg.sub.near", "pkg.up.x", "c.d"}, "an import was missed"
+
+
+def test_no_module_of_rlsd_imports_itself_through_others():
+    try:
+        TopologicalSorter(ARROWS).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle (each is imported by the next): {' -> '.join(error.args[1])}")
+
+
+def test_every_module_of_rlsd_is_in_a_layer():
+    homeless = [name for name in LIBRARY if layer(name) is None]
+    assert not homeless, f"say in LAYERS where these belong: {homeless}"
+
+
+def test_imports_in_rlsd_go_downward_only():
+    upward = [
+        f"{name} imports {target}"
+        for name, targets in ARROWS.items()
+        for target in sorted(targets)
+        if (layer(name) or 0) < (layer(target) or 0)
+    ]
+    assert not upward, f"imports that go upward: {upward}"
+
+
+@pytest.mark.parametrize("name", [*LIBRARY, *TASKS])
+def test_a_file_is_short_enough_to_read(name):
+    lines = len({**LIBRARY, **TASKS}[name].read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST_FILE, f"{name} has {lines} lines: it holds more than one concept"
+
+
+def test_the_library_imports_no_particular_environment():
+    library = {name: path for name, path in LIBRARY.items() if not name.startswith("rlsd.cli")}
+    foreign = foreign_imports(library, declared("contrib"), own={"rlsd"})
+    foreign += [
+        f"{name} imports {target}" for name in library for target in IMPORTS[name] if "gymnasium.envs" in target
+    ]
+    assert not foreign, f"below the command line rlsd knows SB3 and no environment: {foreign}"
+
+
+def test_the_command_line_imports_only_what_is_declared():
+    extras = ("contrib", "plots", "video", "tune", "ray", "track", "zoo")
+    line = {name: path for name, path in LIBRARY.items() if name.startswith("rlsd.cli")}
+    foreign = foreign_imports(line, declared(*extras), own={"rlsd", "rlsd_envs"})
+    assert not foreign, f"not in the dependencies of pyproject.toml: {foreign}"
+
+
+def test_the_environments_know_nothing_of_distillation():
+    foreign = foreign_imports(TASKS, declared("envs", "fast"), own={"rlsd_envs"})
+    assert not foreign, f"rlsd_envs imports what it should not know or what is not declared: {foreign}"
+
+
+def test_no_package_called_envs_is_made():
+    assert not (ROOT / "envs" / "__init__.py").exists(), "envs/ is a folder; the package is envs/rlsd_envs"
+
+
+@pytest.mark.parametrize("package", ["rlsd", "envs/rlsd_envs"])
+def test_a_package_says_that_it_is_typed(package):
+    assert (ROOT / package / "py.typed").is_file(), f"{package}/py.typed is missing"
+
+
+def test_the_public_list_is_free_of_repeats():
+    assert len(set(rlsd.__all__)) == len(rlsd.__all__), "a name stands twice in rlsd.__all__"
+
+
+@pytest.mark.parametrize("name", rlsd.__all__)
+def test_a_public_name_exists_and_is_documented(name):
+    thing = getattr(rlsd, name)
+    if isinstance(thing, str):  # __version__
+        return
+    doc = thing.__doc__ or ""
+    assert doc.strip(), f"rlsd.{name} has no docstring"
+    # A dataclass without a docstring is given its own signature as one.
+    assert not doc.startswith(f"{name}("), f"rlsd.{name} has no docstring of its own"
+
+
+def test_versions_agree():
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    logged = re.search(r"^## Release (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert cited is not None, "CITATION.cff names no version"
+    assert logged is not None, "CHANGELOG.md names no release"
+    assert cited.group(1) == rlsd.__version__, "CITATION.cff and rlsd.__version__ differ"
+    assert logged.group(1) == rlsd.__version__, "the newest release of CHANGELOG.md is not rlsd.__version__"
