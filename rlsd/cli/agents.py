@@ -76,7 +76,7 @@ def _fresh_env(plan: Plan, folder: RunFolder, checkpoint: Path) -> VecEnv | None
 
 
 def _check_spaces(plan: Plan, agent: BaseAlgorithm) -> None:
-    """Raise when the environment is no longer the one in the checkpoint, which would go on as if nothing had happened."""
+    """Raise when the environment is no longer the one in the checkpoint, which itself would just go on."""
     env = agent.get_env()
     assert env is not None
     now = spaces_of(plan.env_id, plan.env_kwargs)
