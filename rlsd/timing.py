@@ -30,4 +30,5 @@ class EveryStep(Timing, name="every_step"):
     stride: int = integer(1, low=1)
 
     def weight(self, step: int) -> int:  # noqa: D102
-        return self.stride if step % self.stride == 0 else 0
+        # The last of each stride: right after a refresh the teacher still equals its student and pulls at nothing.
+        return self.stride if step % self.stride == self.stride - 1 else 0

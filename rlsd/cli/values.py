@@ -74,7 +74,9 @@ def _python_literal(text: str) -> Any:
 
 def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
-        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords if keyword.arg is not None}
+        if any(keyword.arg is None for keyword in node.keywords):
+            raise ValueError("dict(**...) is no plain value")
+        return {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.Attribute):
         return node.attr
     if isinstance(node, ast.List | ast.Tuple):
