@@ -4,25 +4,29 @@ A frozen snapshot of the policy teaches the live one: a penalty pulls the live a
 teacher's on replayed states, while SB3's own loop trains on.
 """
 
+from rlsd.actors import register_actor
 from rlsd.callback import SelfDistillation
 from rlsd.config import DistillConfig
-from rlsd.divergences import KL
+from rlsd.divergences import KL, MSE
 from rlsd.gates import ReturnGate
 from rlsd.recipes import recipe, recipes
 from rlsd.resume import Checkpoints, Stopped, latest_checkpoint, resume, save_checkpoint
-from rlsd.states import Reservoir
+from rlsd.states import ReplayBuffer, Reservoir
 from rlsd.strength import Constant, Schedule
-from rlsd.teachers import Snapshot
+from rlsd.teachers import Best, Snapshot
 from rlsd.timing import EveryStep
 from rlsd.version import __version__
 from rlsd.wrapping import SelfDistilled, distill, undistill
 
 __all__ = [
     "KL",
+    "MSE",
+    "Best",
     "Checkpoints",
     "Constant",
     "DistillConfig",
     "EveryStep",
+    "ReplayBuffer",
     "Reservoir",
     "ReturnGate",
     "Schedule",
@@ -35,6 +39,7 @@ __all__ = [
     "latest_checkpoint",
     "recipe",
     "recipes",
+    "register_actor",
     "resume",
     "save_checkpoint",
     "undistill",

@@ -73,21 +73,30 @@ def integer(default: int, *, low: int = 0, high: float = math.inf) -> Any:
     return dataclasses.field(default=default, metadata={"check": check})
 
 
-def number(default: float, *, low: float = 0.0, high: float = math.inf, low_open: bool = False) -> Any:
+def number(
+    default: float, *, low: float = 0.0, high: float = math.inf, low_open: bool = False, kw_only: bool = False
+) -> Any:
     """Declare a finite real field of an :class:`Answer`, checked to lie in ``[low, high]`` (``(low, high]``)."""
 
     def check(key: str, value: Any) -> float:
         return checked_number(key, value, low=low, high=high, low_open=low_open)
 
-    return dataclasses.field(default=default, metadata={"check": check})
+    return dataclasses.field(default=default, kw_only=kw_only, metadata={"check": check})
 
 
 def checked_number(key: str, value: Any, *, low: float = 0.0, high: float = math.inf, low_open: bool = False) -> float:
     """Return ``value`` as a float, or raise a ``ValueError`` that names key, value and range."""
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_finite(value)
     if not good or not low <= value <= high or (low_open and value == low):
         raise ValueError(f"{key} must be {_number_between(low, high, low_open)}, got {value!r}")
     return float(value)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False
 
 
 def choice(default: str, options: tuple[str, ...]) -> Any:
@@ -177,7 +186,7 @@ class Answer:
     def named(question: str, name: Any) -> type[Answer]:
         """Return the class that answers ``question`` under ``name``."""
         known = _REGISTRY.get(question, {})
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ValueError(f"unknown {question} {name!r}; {nearest(str(name), known)}")
         return known[name]
 
@@ -235,16 +244,19 @@ class DistillConfig:
     def changed(self, changes: Mapping[str, Any]) -> DistillConfig:
         """Return a copy with some answers replaced (``teacher=...``) or some fields set (``"teacher.every": 4096``)."""
         data: dict[str, Any] = {question: getattr(self, question) for question in QUESTIONS}
-        for key in sorted(changes, key=lambda key: "." in key):
+        fields: dict[str, dict[str, Any]] = {}
+        for key, value in changes.items():
             question, _, field = key.partition(".")
             if question not in QUESTIONS:
-                raise ValueError(f"unknown key {key} = {changes[key]!r}; {nearest(question, QUESTIONS)}")
+                raise ValueError(f"unknown key {key} = {value!r}; {nearest(question, QUESTIONS)}")
             if field:
-                answer = Answer.parse(question, data[question])
-                fields = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer)} | {field: changes[key]}
-                data[question] = type(answer).from_fields(fields)
+                fields.setdefault(question, {})[field] = value
             else:
-                data[question] = changes[key]
+                data[question] = value
+        for question, some in fields.items():  # all of an answer's fields at once: one may depend on another
+            answer = Answer.parse(question, data[question])
+            present = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer)}
+            data[question] = type(answer).from_fields(present | some)
         return DistillConfig(**data)
 
     def to_dict(self) -> dict[str, Any]:

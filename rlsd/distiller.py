@@ -8,30 +8,24 @@ applies it. That is the gradient of ``L_RL + beta * D``, and no line of the agen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlsd.actors import actor_for
 from rlsd.config import DistillConfig
-from rlsd.deposit import Deposit, acting_as_evaluated
+from rlsd.deposit import Deposit
 from rlsd.divergences import Divergence
 from rlsd.monitoring import Figures
-from rlsd.observations import (
-    Normalization,
-    RawObservations,
-    normalizing_env,
-    rollout_observations,
-    warn_not_recorded,
-)
+from rlsd.penalty import Penalty
 from rlsd.replay import Replay
-from rlsd.states import States
+from rlsd.sources import EvaluationSource, source_for
+from rlsd.states import States, StateStore
 from rlsd.strength import Dial, Strength
 from rlsd.teachers import Teaching
 from rlsd.timing import Timing
@@ -54,46 +48,44 @@ class Distiller:
         assert isinstance(config.timing, Timing)
         self.config = config
         self.actor = actor_for(agent)
-        self.divergence, self.timing = config.divergence, config.timing
         self.teacher = config.teacher.build(self.actor)
         entropy = None if agent.seed is None else [agent.seed, _STREAM]
-        store = config.states.build(np.random.SeedSequence(entropy), agent.device)
+        store = config.states.build(np.random.SeedSequence(entropy), agent)
+        self.source = source_for(agent, self.actor)
         self.replay = Replay(store, self.actor.family.size)
         self.strength = Dial(config.strength)
         self.monitor = Figures(agent.device)
-        #: Gradient steps of the actor so far, and how many of them carried a deposit.
-        self.steps = 0
-        self.deposits = 0
-        self._expected = 1  # deposits in the coming update: as many as in the last
-        self._dropped = torch.zeros((), device=agent.device)
-        self._recorder: RawObservations | None = None
+        self.penalty = Penalty(
+            self.actor,
+            config.divergence,
+            config.timing,
+            config.strength.bound,
+            self.replay,
+            self.teacher,
+            self.monitor,
+        )
+        #: The figures of the latest line of the log, by their TensorBoard keys.
+        self.figures: dict[str, float] = {}
+        self._penalizing = False
 
     @property
-    def states(self) -> Any:
+    def states(self) -> StateStore:
         """The stored states."""
         return self.replay.store
 
     @property
-    def figures(self) -> dict[str, float]:
-        """The latest figures, by their TensorBoard keys."""
-        return self.monitor.latest
+    def steps(self) -> int:
+        """Gradient steps of the actor while there was something to learn from the teacher."""
+        return self.penalty.steps
+
+    @property
+    def deposits(self) -> int:
+        """How many of these steps carried a penalty."""
+        return self.penalty.deposits
 
     def recorder(self, agent: BaseAlgorithm) -> BaseCallback | None:
-        """Return the callback that must watch the coming rollout, None when the agent's buffer holds all we need."""
-        env = normalizing_env(agent)
-        self._recorder = None if env is None else RawObservations(env)
-        return self._recorder
-
-    def collect(self, agent: BaseAlgorithm) -> None:
-        """Offer the states of the finished rollout to the store."""
-        if normalizing_env(agent) is None:
-            self.replay.add(rollout_observations(agent))
-            return
-        raw = self._recorder.take() if self._recorder is not None else None
-        if raw is None:
-            warn_not_recorded()
-        else:
-            self.replay.add(raw)
+        """Return the callback that must watch the coming rollout, None when none must."""
+        return self.source.recorder(agent)
 
     @contextmanager
     def armed(self, agent: BaseAlgorithm) -> Iterator[None]:
@@ -101,36 +93,86 @@ class Distiller:
 
         :raises RuntimeError: when the update throws a deposit away, since it would then silently do nothing.
         """
+        if not self._begin(agent):
+            yield
+            return
+        try:
+            with self._installed(agent):
+                yield
+        finally:
+            self.penalty.end()
+
+    def penalized(self, objective: Tensor) -> Tensor:
+        """Return an objective to be maximised, less the penalty. For TRPO, whose step no optimizer makes."""
+        if not self._penalizing:
+            return objective
         with self.monitor.timed():
-            self.collect(agent)
+            loss = self.penalty.loss()
+        return objective if loss is None else objective - loss
+
+    def judged(self, agent: BaseAlgorithm, candidates: Tensor, returns: Tensor) -> Tensor:
+        """Return the candidates' returns less each one's penalty. For ARS, which has no gradient."""
+        if not self._begin(agent):
+            return returns
+        with self.monitor.timed():
+            try:
+                return returns - self.penalty.scores(candidates)
+            finally:
+                self.penalty.end()
+
+    def note(self, agent: BaseAlgorithm, observations: Any) -> None:
+        """Note the observations that an ARS candidate is about to act on."""
+        assert isinstance(self.source, EvaluationSource)
+        self.source.note(agent, observations)
+
+    def _begin(self, agent: BaseAlgorithm) -> bool:
+        """Bring states, teacher and strength up to date, and tell whether the coming update is to be penalised."""
+        with self.monitor.timed():
+            self.replay.collect(agent, self.source)
             refreshed = self.teacher.refresh(agent)
             beta = self.strength.update(agent, refreshed)
-            active = beta > 0.0 and self.teacher.ready and self.states.count > 0
-            if active:
-                self.replay.begin(self.teacher, self._expected)
-        if active:
-            before = self.deposits
-            penalty = _Penalty(self, agent, beta)
-            with Deposit(self.actor.optimizer(agent.policy), penalty).armed():
-                yield
-            self._expected = max(self.deposits - before, 1)
-        else:
-            yield
-        if not self.strength.strength.off:
-            self._log(agent)
+            if not self.teacher.ready or self.states.count == 0:
+                return False
+            if refreshed:
+                self.actor.family.calibrate(self.replay.sample_targets(self.teacher))
+            if beta == 0.0:
+                return False
+            self.penalty.begin(agent, beta)
+            return True
 
-    def _log(self, agent: BaseAlgorithm) -> None:
-        means = self.monitor.means()
-        figures = {f"distill/{key}": value for key, value in means.items()}
-        figures |= {
+    @contextmanager
+    def _installed(self, agent: BaseAlgorithm) -> Iterator[None]:
+        optimizer = self.actor.optimizer(agent.policy)
+        if optimizer is not None and not hasattr(agent, "_compute_actor_grad"):
+            with Deposit(optimizer, self.penalty).armed():
+                yield
+            return
+        self._penalizing = True
+        try:
+            yield
+        finally:
+            self._penalizing = False
+
+    def figures_of(self, agent: BaseAlgorithm) -> dict[str, float]:
+        """Return the figures since the last line of the log, by their TensorBoard keys (see docs/metrics.md)."""
+        figures = {f"distill/{key}": value for key, value in self.monitor.means().items()}
+        return figures | {
             "distill/coef": self.strength.value,
             "distill/teacher_age": float(agent.num_timesteps - (self.teacher.refreshed_at or 0)),
             "distill/snapshots": float(self.teacher.version),
             "distill/states": float(self.states.count),
-            "distill/skipped_nonfinite": float(self._dropped) + self.states.rejected,
+            "distill/skipped_nonfinite": float(self.penalty.dropped) + self.states.rejected,
             "time/distill_fraction": self.monitor.fraction(),
         }
-        self.monitor.log(agent.logger, figures)
+
+    def log(self, agent: BaseAlgorithm) -> None:
+        """Hand the figures to SB3's logger, which is about to write a line, and begin new ones."""
+        if self.strength.strength.off:
+            return
+        self.figures = self.figures_of(agent)
+        for key, value in self.figures.items():
+            agent.logger.record(key, value)
+        self.monitor.restart()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the distillation's state, by name."""
@@ -140,10 +182,9 @@ class Distiller:
     def state(self) -> dict[str, Any]:
         """Return the rest of the state as plain data."""
         return {
-            "steps": self.steps,
-            "deposits": self.deposits,
-            "expected": self._expected,
-            "dropped": float(self._dropped),
+            "penalty": self.penalty.state(),
+            "source": self.source.state(),
+            "family": self.actor.family.state(),
             "teacher": self.teacher.state(),
             "replay": self.replay.state(),
             "strength": self.strength.state(),
@@ -162,72 +203,9 @@ class Distiller:
             self.teacher.load(agent, parts["teacher"], state["teacher"])
             self.replay.load(parts["replay"], state["replay"])
             self.strength.load(state["strength"])
-            self.steps, self.deposits = int(state["steps"]), int(state["deposits"])
-            self._expected = int(state["expected"])
-            self._dropped = torch.tensor(float(state["dropped"]), device=agent.device)
+            self.penalty.load(state["penalty"])
+            self.source.load(state["source"])
+            self.actor.family.load(state["family"])
         except (KeyError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the saved distillation state does not fit this agent: {reason}") from error
-
-
-class _Penalty:
-    """The gradient of ``beta * D`` on the next minibatch: what is deposited at each of one update's gradient steps."""
-
-    def __init__(self, distiller: Distiller, agent: BaseAlgorithm, beta: float) -> None:
-        self._distiller = distiller
-        self._policy = agent.policy
-        self._beta = beta
-        self._normalization = Normalization.of(agent)
-        self._parameters = [p for p in agent.policy.parameters() if p.requires_grad]
-        self._modules = list(agent.policy.modules())
-        # Looked at closely once an update, in its middle: at its start a fresh teacher still equals its student.
-        self._weight = 1
-        self._look_at = distiller.deposits + distiller._expected // 2
-
-    def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
-        """Return the gradient to deposit at this step, by parameter; nothing when this step gets none."""
-        d = self._distiller
-        weight = d.timing.weight(d.steps)
-        d.steps += 1
-        if weight == 0:
-            return ()
-        self._weight = weight
-        with d.monitor.timed():
-            batch = d.replay.next(d.teacher)
-            seen = batch.states if self._normalization is None else self._normalization(batch.states)
-            with acting_as_evaluated(self._modules), torch.enable_grad():
-                student = d.actor.parameters(self._policy, seen)
-                divergence = d.divergence(d.actor.family, batch.targets, student).mean()
-                loss = divergence * (self._beta * weight)
-                gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-            d.monitor.add("kl", divergence)
-            d.monitor.add("loss", divergence * self._beta)
-            if d.deposits == self._look_at:
-                self._look(batch.targets, student.detach())
-            d.deposits += 1
-            return self._finite([(p, g) for p, g in zip(self._parameters, gradients, strict=True) if g is not None])
-
-    @property
-    def wants_ratio(self) -> bool:
-        """Whether the deposit just made is the one to be compared with the agent's own gradient."""
-        return self._distiller.deposits - 1 == self._look_at
-
-    def ratio(self, deposited: Tensor, own: Tensor) -> None:
-        """Take note of the norms of the deposited gradient and of the agent's own, on the same parameters."""
-        # A stride deposits several steps' worth at once; the figure is for one.
-        self._distiller.monitor.add("grad_ratio", deposited / self._weight / (own + 1e-12))
-
-    def _finite(self, gradients: list[tuple[nn.Parameter, Tensor]]) -> list[tuple[nn.Parameter, Tensor]]:
-        """Put zero in place of a gradient that is not all finite, and count it, without waiting for the device."""
-        if not gradients:
-            return gradients
-        norms = torch.stack(torch._foreach_norm([g for _, g in gradients]))
-        finite = torch.isfinite(norms).all()
-        self._distiller._dropped += ~finite
-        return [(p, torch.where(finite, g, 0.0)) for p, g in gradients]
-
-    def _look(self, teacher: Tensor, student: Tensor) -> None:
-        family, figures = self._distiller.actor.family, self._distiller.monitor
-        figures.add("agreement", family.agreement(teacher, student).mean())
-        figures.add("teacher_entropy", family.entropy(teacher).mean())
-        figures.add("student_entropy", family.entropy(student).mean())

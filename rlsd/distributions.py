@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -46,8 +47,22 @@ class Family(ABC):
         """Return the parameters of the distribution proportional to ``p ** (1 / temperature)``."""
 
     @abstractmethod
+    def values(self, p: Tensor) -> Tensor:
+        """Return what a mean squared error compares: probabilities, means, actions or Q-values, ``(batch, n)``."""
+
     def normalized(self, p: Tensor) -> Tensor:
-        """Return ``p`` in the form in which targets are stored: normalised once, so no later step repeats it."""
+        """Return ``p`` in the form in which targets are stored."""
+        return p
+
+    def calibrate(self, p: Tensor) -> None:  # noqa: B027 - most families have a scale
+        """Take the scale of a teacher's answers ``p``, for families whose parameters have no scale of their own."""
+
+    def state(self) -> dict[str, float]:
+        """Return what :meth:`calibrate` set, as plain data."""
+        return {}
+
+    def load(self, state: Mapping[str, float]) -> None:  # noqa: B027 - and nothing to remember
+        """Take up what :meth:`state` returned."""
 
 
 class Categorical(Family):
@@ -79,7 +94,11 @@ class Categorical(Family):
     def tempered(self, p: Tensor, temperature: float) -> Tensor:  # noqa: D102
         return p / temperature
 
-    def normalized(self, p: Tensor) -> Tensor:  # noqa: D102
+    def values(self, p: Tensor) -> Tensor:  # noqa: D102
+        return self.normalized(p).exp()
+
+    def normalized(self, p: Tensor) -> Tensor:
+        """Return log-probabilities, which are logits too."""
         return torch.cat(self._log_probs(p), dim=-1)
 
 
@@ -101,8 +120,8 @@ class Bernoulli(Family):
     def tempered(self, p: Tensor, temperature: float) -> Tensor:  # noqa: D102
         return p / temperature
 
-    def normalized(self, p: Tensor) -> Tensor:  # noqa: D102
-        return p
+    def values(self, p: Tensor) -> Tensor:  # noqa: D102
+        return p.sigmoid()
 
 
 class Gaussian(Family):
@@ -118,12 +137,17 @@ class Gaussian(Family):
         self.dim = dim
 
     def kl(self, p: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+        mean_part, std_part = self.kl_parts(p, q)
+        return mean_part + std_part
+
+    def kl_parts(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two terms of ``KL(p || q)``: what differing means cost, and what differing spreads cost."""
         mean_p, log_std_p = p.split(self.dim, dim=-1)
         mean_q, log_std_q = q.split(self.dim, dim=-1)
-        gap: Tensor = log_std_p - log_std_q
-        spread = (2 * gap).exp() + (mean_p - mean_q).square() * (-2 * log_std_q).exp()
-        divergence: Tensor = 0.5 * (spread - 1) - gap
-        return divergence.sum(-1)
+        gap = log_std_p - log_std_q
+        mean_part = 0.5 * (mean_p - mean_q).square() * (-2 * log_std_q).exp()
+        std_part = 0.5 * torch.expm1(2 * gap) - gap
+        return mean_part.sum(-1), std_part.sum(-1)
 
     def entropy(self, p: Tensor) -> Tensor:  # noqa: D102
         return (p[..., self.dim :] + 0.5 * LOG_2PI_E).sum(-1)
@@ -138,5 +162,76 @@ class Gaussian(Family):
         mean, log_std = p.split(self.dim, dim=-1)
         return torch.cat([mean, log_std + 0.5 * math.log(temperature)], dim=-1)
 
-    def normalized(self, p: Tensor) -> Tensor:  # noqa: D102
+    def values(self, p: Tensor) -> Tensor:  # noqa: D102
+        return p[..., : self.dim]
+
+
+class Point(Family):
+    """One action a state, without a spread (deterministic actors); parameters are the action, scaled to -1..1.
+
+    Its divergence is that of two normals of the same small spread around the actions, a scaled squared error.
+
+    :param dim: the number of action dimensions.
+    """
+
+    #: The spread: that of TD3's own target policy smoothing (Fujimoto et al. 2018, section 5.3).
+    SPREAD = 0.2
+
+    def kl(self, p: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+        return 0.5 * ((p - q) / self.SPREAD).square().sum(-1)
+
+    def entropy(self, p: Tensor) -> Tensor:
+        """Return zero: there is nothing random in a point."""
+        return torch.zeros(p.shape[:-1], device=p.device)
+
+    def agreement(self, p: Tensor, q: Tensor) -> Tensor:
+        """Count actions as alike when they differ by at most half the spread in every dimension."""
+        near: Tensor = (p - q).abs() <= 0.5 * self.SPREAD
+        return near.all(-1).float()
+
+    def tempered(self, p: Tensor, temperature: float) -> Tensor:
+        """Return ``p``: the temperature widens the spread, which is the same on both sides."""
         return p
+
+    def values(self, p: Tensor) -> Tensor:  # noqa: D102
+        return p
+
+
+class QValues(Categorical):
+    """The values of discrete actions, acted on greedily; parameters are Q-values.
+
+    They stand for ``softmax(Q / tau)``. The scale of Q is the task's and grows with training, so tau is the spread of
+    the teacher's values over actions, taken when the teacher is, and the divergence is multiplied by tau to keep its
+    gradient from shrinking as values grow (with equal greedy actions it is then of the order of the value error).
+
+    :param n: the number of actions.
+    """
+
+    #: Values that differ by less than this over the actions carry no preference worth keeping.
+    SMALLEST = 1e-6
+
+    def __init__(self, n: int) -> None:
+        super().__init__((n,))
+        self.tau = 1.0
+
+    def calibrate(self, p: Tensor) -> None:  # noqa: D102
+        self.tau = max(float(p.std(dim=-1, correction=0).mean()), self.SMALLEST)
+
+    def kl(self, p: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+        return super().kl(p / self.tau, q / self.tau) * self.tau
+
+    def entropy(self, p: Tensor) -> Tensor:  # noqa: D102
+        return super().entropy(p / self.tau)
+
+    def values(self, p: Tensor) -> Tensor:  # noqa: D102
+        return p
+
+    def normalized(self, p: Tensor) -> Tensor:
+        """Return ``p``: a squared error needs the values as they are."""
+        return p
+
+    def state(self) -> dict[str, float]:  # noqa: D102
+        return {"tau": self.tau}
+
+    def load(self, state: Mapping[str, float]) -> None:  # noqa: D102
+        self.tau = float(state["tau"])

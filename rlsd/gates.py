@@ -13,6 +13,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rlsd.config import Answer, number
+from rlsd.returns import smoothed_return
 
 
 class OpenGate(ABC):
@@ -37,8 +38,7 @@ class OpenGate(ABC):
 class ReturnComparison(OpenGate):
     """Compares the training return now with what it was when the teacher was taken.
 
-    Both are means over the episodes that ``Monitor`` remembers (SB3's ``stats_window_size``, 100 by default): the
-    same smoothing and the same exploration noise on both sides.
+    The same smoothing and the same exploration noise are on both sides.
     """
 
     def __init__(self, margin: float, width: float) -> None:
@@ -49,10 +49,11 @@ class ReturnComparison(OpenGate):
         self.highest: float | None = None
 
     def update(self, agent: BaseAlgorithm, refreshed: bool) -> float:  # noqa: D102
-        returns = [episode["r"] for episode in agent.ep_info_buffer or ()]
-        if not returns:
+        student = smoothed_return(agent)
+        if student is None:
+            if refreshed:  # nothing to judge it by yet: the first returns that come will
+                self.teacher = None
             return 0.0
-        student = float(sum(returns) / len(returns))
         self.lowest = student if self.lowest is None else min(self.lowest, student)
         self.highest = student if self.highest is None else max(self.highest, student)
         if refreshed or self.teacher is None:

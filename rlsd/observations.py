@@ -7,20 +7,17 @@ today's statistics and to a teacher through those of the day it was frozen.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 Observations = Tensor | dict[str, Tensor]
-_PLAIN = "observation"  # the key under which an observation that is no dict travels
+_PLAIN = "@observation"  # the key under which an observation that is no dict travels
 
 
 def as_items(observations: Any) -> dict[str, Any]:
@@ -33,11 +30,12 @@ def from_items(items: Mapping[str, Tensor]) -> Observations:
     return items[_PLAIN] if items.keys() == {_PLAIN} else dict(items)
 
 
-def mapped(function: Callable[[Tensor], Tensor], observations: Observations) -> Observations:
-    """Apply a function to each tensor of the observations."""
-    if isinstance(observations, Tensor):
-        return function(observations)
-    return {key: function(value) for key, value in observations.items()}
+def split_context(states: Observations) -> tuple[Observations, dict[str, Tensor]]:
+    """Separate states into the observations and what else decided the action: masks, a recurrent memory."""
+    if isinstance(states, Tensor):
+        return states, {}
+    context = {key: value for key, value in states.items() if key.startswith("@") and key != _PLAIN}
+    return from_items({key: value for key, value in states.items() if key not in context}), context
 
 
 def storage_dtype(array: np.ndarray) -> torch.dtype:
@@ -95,66 +93,6 @@ class Normalization:
 
 
 def normalizing_env(agent: BaseAlgorithm) -> VecNormalize | None:
-    """Return the agent's ``VecNormalize`` when it normalises the observations that the policy sees, else None."""
+    """Return the agent's ``VecNormalize`` when it normalises observations, else None."""
     env = agent.get_vec_normalize_env()
     return env if env is not None and env.norm_obs else None
-
-
-class RawObservations(BaseCallback):
-    """Records, during one rollout, the raw observations that the agent acted on.
-
-    On-policy buffers hold normalised observations only, so with ``VecNormalize`` the raw ones are taken at each step.
-    ``VecNormalize`` itself remembers just the latest, which is the one the *next* action is taken on.
-    """
-
-    def __init__(self, env: VecNormalize) -> None:
-        super().__init__()
-        self._env = env
-        self._steps: list[dict[str, np.ndarray]] = []
-        self._latest: dict[str, np.ndarray] | None = None
-
-    def _on_rollout_start(self) -> None:
-        self._steps.clear()
-        self._latest = self._raw()
-
-    def _on_step(self) -> bool:
-        if self._latest is not None:
-            self._steps.append(self._latest)
-        self._latest = self._raw()
-        return True
-
-    def _raw(self) -> dict[str, np.ndarray] | None:
-        observations = getattr(self._env, "old_obs", None)
-        if observations is None:
-            return None
-        items = as_items(observations)
-        expected = as_items(get_obs_shape(self._env.observation_space))
-        if any(items[key].shape[1:] != shape for key, shape in expected.items()):
-            return None
-        return {key: np.array(value) for key, value in items.items()}
-
-    def take(self) -> dict[str, np.ndarray] | None:
-        """Return what was recorded, ``(steps * n_envs, *shape)`` by key, and forget it; None when nothing was."""
-        steps, self._steps = self._steps, []
-        if not steps:
-            return None
-        return {key: np.concatenate([step[key] for step in steps]) for key in steps[0]}
-
-
-def rollout_observations(agent: BaseAlgorithm) -> dict[str, np.ndarray]:
-    """Return the states of the agent's finished rollout, ``(n_steps * n_envs, *shape)`` by key, as the policy saw them.
-
-    Must be called before ``train()``, which flattens the buffer's arrays in another order.
-    """
-    items = as_items(agent.rollout_buffer.observations)  # type: ignore[attr-defined]
-    shapes = as_items(get_obs_shape(agent.observation_space))
-    return {key: array.reshape(-1, *shapes[key]) for key, array in items.items()}
-
-
-def warn_not_recorded() -> None:
-    """Tell that raw states are missing because the rollout began before distillation did."""
-    warnings.warn(
-        "this rollout's states were not recorded: with VecNormalize, raw observations are kept "
-        "from the first rollout that begins after distillation was switched on",
-        stacklevel=2,
-    )

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.observations import Observations
+from rlsd.sources import Source
 from rlsd.states import StateStore
 from rlsd.teachers import Teacher
 
@@ -42,11 +44,17 @@ class Replay:
         self.targets = torch.zeros(store.capacity, size, device=store.device)
         # On the host, where slots are drawn, so that finding what is out of date asks nothing of the device.
         self.versions = np.zeros(store.capacity, dtype=np.int64)
-        self._ahead: list[Tensor] = []
+        self._ahead: list[tuple[np.ndarray, Tensor]] = []
 
-    def add(self, observations: Mapping[str, np.ndarray]) -> None:
-        """Offer new raw states, ``(n, *shape)`` by key."""
-        self.versions[self.store.add(observations)] = 0
+    def collect(self, agent: BaseAlgorithm, source: Source) -> None:
+        """Take up the states that the agent met since the last time."""
+        self.versions[self.store.collect(agent, source)] = 0
+
+    def sample_targets(self, teacher: Teacher, most: int = 256) -> Tensor:
+        """Return what the teacher would do on some stored states, spread evenly: no random number is drawn."""
+        count = self.store.count
+        slots = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+        return teacher.targets(self.store.gather(slots, torch.from_numpy(slots).to(self.store.device)))
 
     def begin(self, teacher: Teacher, batches: int) -> None:
         """Draw minibatches for an update that is expected to take ``batches`` of them."""
@@ -55,16 +63,16 @@ class Replay:
         for chunk in np.split(stale, range(CHUNK, len(stale), CHUNK)):
             if len(chunk):
                 index = torch.from_numpy(chunk).to(self.store.device)
-                self.targets[index] = teacher.targets(self.store[index])
+                self.targets[index] = teacher.targets(self.store.gather(chunk, index))
         self.versions[stale] = teacher.version
-        self._ahead = list(torch.from_numpy(slots).to(self.store.device))[::-1]
+        self._ahead = list(zip(slots, torch.from_numpy(slots).to(self.store.device), strict=True))[::-1]
 
     def next(self, teacher: Teacher) -> Batch:
         """Return the next minibatch."""
         if not self._ahead:
             self.begin(teacher, MOST_AHEAD)
-        index = self._ahead.pop()
-        return Batch(self.store[index], self.targets[index])
+        slots, index = self._ahead.pop()
+        return Batch(self.store.gather(slots, index), self.targets[index])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return states, targets and their versions by name."""

@@ -7,6 +7,7 @@ It is taken between two rollouts, where neither a rollout nor an update is half 
 from __future__ import annotations
 
 import base64
+import copy
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -27,6 +29,7 @@ from rlsd.version import __version__
 from rlsd.wrapping import SelfDistilled, is_wrapped
 
 AGENT, ENVIRONMENT, GENERATORS, SUMMARY = "agent.zip", "environment.pkl", "generators.json", "checkpoint.json"
+REPLAY_BUFFER, MEMORY = "replay_buffer.pkl", "memory.safetensors"
 
 
 class Stopped(Exception):
@@ -44,6 +47,7 @@ def save_checkpoint(agent: BaseAlgorithm, folder: str | os.PathLike[str]) -> Pat
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         agent.save(unfinished / AGENT)
+        _save_what_the_zip_leaves_out(agent, unfinished)
         (unfinished / GENERATORS).write_text(json.dumps(_generators(agent)))
         summary = _summary(agent) | {"not_exact": _save_environment(agent.get_env(), unfinished / ENVIRONMENT)}
         (unfinished / SUMMARY).write_text(json.dumps(summary, indent=2))
@@ -78,6 +82,7 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
         agent.set_env(environment_state.thaw((folder / ENVIRONMENT).read_bytes()), force_reset=False)
     elif summary["not_exact"]:
         raise ValueError(f"{folder} holds no environment: {summary['not_exact']}. Pass env=...")
+    _load_what_the_zip_leaves_out(agent, folder)
     # Last, since loading seeds every generator anew.
     _restore_generators(agent, json.loads((folder / GENERATORS).read_text()))
     return agent
@@ -203,6 +208,28 @@ def _save_environment(env: VecEnv | None, path: Path) -> str:
     except ValueError as error:
         return f"the environment was not saved, since {error}"
     return ""
+
+
+def _save_what_the_zip_leaves_out(agent: Any, folder: Path) -> None:
+    """Save the replay buffer of off-policy agents, and the memory with which a recurrent one goes on."""
+    if getattr(agent, "replay_buffer", None) is not None:
+        agent.save_replay_buffer(folder / REPLAY_BUFFER)
+    memory = getattr(agent, "_last_lstm_states", None)
+    if memory is not None:
+        tensors = {f"{i}/{j}": part.cpu().contiguous() for i, pair in enumerate(memory) for j, part in enumerate(pair)}
+        safetensors.torch.save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / MEMORY)
+
+
+def _load_what_the_zip_leaves_out(agent: Any, folder: Path) -> None:
+    if (folder / REPLAY_BUFFER).is_file():
+        agent.load_replay_buffer(folder / REPLAY_BUFFER, truncate_last_traj=False)
+    if (folder / MEMORY).is_file():
+        tensors = safetensors.torch.load_file(folder / MEMORY, device=str(agent.device))
+        kind = type(agent._last_lstm_states)
+        agent._last_lstm_states = kind(*((tensors[f"{i}/0"], tensors[f"{i}/1"]) for i in range(2)))
+    if getattr(agent, "action_noise", None) is not None:
+        # learn() resets the noise; a wrapped agent puts this back after it did.
+        agent._resumed_noise = copy.deepcopy(agent.action_noise)
 
 
 def _generators(agent: BaseAlgorithm) -> dict[str, Any]:

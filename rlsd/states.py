@@ -9,10 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
 from rlsd.config import Answer, integer
-from rlsd.observations import Observations, from_items, storage_dtype
+from rlsd.observations import Observations, as_items, from_items, storage_dtype
+from rlsd.sources import ReplaySource, Source
+
+#: Floats are kept in 32 bits, where anything larger would be infinite.
+_LARGEST = np.finfo(np.float32).max
 
 
 class StateStore:
@@ -33,9 +39,14 @@ class StateStore:
         self._generator = np.random.default_rng(seed)
         self._arrays: dict[str, Tensor] = {}
 
-    @abstractmethod
     def place(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Decide where ``n`` new states go: which of them are kept, and in which slots, each slot at most once."""
+        raise NotImplementedError
+
+    def collect(self, agent: BaseAlgorithm, source: Source) -> np.ndarray:
+        """Take up the states that the agent met since the last time, and return the slots that hold a new one."""
+        added = [self.add(states) for states in source.take(agent)]
+        return np.concatenate(added) if added else np.arange(0)
 
     def add(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
         """Offer raw states to the store and return the slots that hold a new one.
@@ -61,8 +72,12 @@ class StateStore:
         """Draw slots for some minibatches, ``(batches, batch_size)``, uniformly and with replacement."""
         return self._generator.integers(self.count, size=(batches, self.batch_size))
 
-    def __getitem__(self, index: Tensor) -> Observations:
-        """Return the raw states in some slots."""
+    def gather(self, slots: np.ndarray, index: Tensor) -> Observations:
+        """Return the raw states in some slots.
+
+        :param slots: on the host.
+        :param index: the same on the store's device, so that neither kind of store has to move them.
+        """
         return from_items({key: array[index] for key, array in self._arrays.items()})
 
     @property
@@ -86,8 +101,8 @@ class StateStore:
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take up what :meth:`tensors` and :meth:`state` returned."""
         count = int(state["count"])
-        if count > self.capacity or any(len(tensor) != count for tensor in tensors.values()):
-            lengths = sorted({len(tensor) for tensor in tensors.values()})
+        lengths = sorted({len(tensor) for tensor in tensors.values()})
+        if count > self.capacity or lengths != ([count] if count else []):
             raise ValueError(f"the saved states do not fit: {count} said, {lengths} found, capacity {self.capacity}")
         self.count, self.rejected = count, int(state["rejected"])
         self._generator.bit_generator.state = state["generator"]
@@ -127,10 +142,43 @@ class ReservoirStore(StateStore):
         self.seen = int(state["seen"])
 
 
+class ReplayBufferStore(StateStore):
+    """An agent's own replay buffer, seen as a store; slot ``row * n_envs + env`` is a state of the buffer's."""
+
+    def __init__(self, capacity: int, batch_size: int, seed: np.random.SeedSequence, device: torch.device) -> None:
+        super().__init__(capacity, batch_size, seed, device)
+        self._views: dict[str, np.ndarray] = {}
+
+    def collect(self, agent: Any, source: Source) -> np.ndarray:  # noqa: D102
+        assert isinstance(source, ReplaySource)
+        buffer = agent.replay_buffer
+        shapes = as_items(get_obs_shape(agent.observation_space))
+        # Views, taken anew each time: a buffer may have been loaded in the place of the one before.
+        items = as_items(buffer.observations).items()
+        self._views = {key: array.reshape(self.capacity, *shapes[key]) for key, array in items}
+        self.count = buffer.size() * buffer.n_envs
+        rows = source.rows(agent)
+        slots: np.ndarray = rows[:, None] * buffer.n_envs + np.arange(buffer.n_envs)
+        return slots.ravel()
+
+    def gather(self, slots: np.ndarray, index: Tensor) -> Observations:  # noqa: D102
+        picked = {key: torch.from_numpy(view[slots]) for key, view in self._views.items()}
+        floats = {key: t.float() if t.is_floating_point() else t for key, t in picked.items()}
+        return from_items({key: tensor.to(self.device) for key, tensor in floats.items()})
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take up the counters; the states come with the agent's own buffer."""
+        self.count, self.rejected = int(state["count"]), int(state["rejected"])
+        self._generator.bit_generator.state = state["generator"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_views": {}}  # the agent pickles its own buffer
+
+
 def _finite_rows(observations: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Return which rows are finite throughout, None when all are."""
     masks = [
-        np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        (np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
         for array in observations.values()
         if np.issubdtype(array.dtype, np.floating)
     ]
@@ -144,8 +192,11 @@ class States(Answer, question="states"):
     """A choice of the states on which teacher and student are compared."""
 
     @abstractmethod
-    def build(self, seed: np.random.SeedSequence, device: torch.device) -> StateStore:
-        """Make an empty store for one agent."""
+    def build(self, seed: np.random.SeedSequence, agent: BaseAlgorithm) -> StateStore:
+        """Make an empty store for one agent.
+
+        :raises TypeError: when the agent has no such states.
+        """
 
 
 @dataclass(frozen=True)
@@ -169,5 +220,24 @@ class Reservoir(States, name="reservoir"):
                 f"states.capacity must be at least states.batch_size = {self.batch_size}, got {self.capacity}"
             )
 
-    def build(self, seed: np.random.SeedSequence, device: torch.device) -> ReservoirStore:  # noqa: D102
-        return ReservoirStore(self.capacity, self.batch_size, seed, device)
+    def build(self, seed: np.random.SeedSequence, agent: BaseAlgorithm) -> ReservoirStore:  # noqa: D102
+        return ReservoirStore(self.capacity, self.batch_size, seed, agent.device)
+
+
+@dataclass(frozen=True)
+class ReplayBuffer(States, name="replay_buffer"):
+    """The states in the agent's own replay buffer, read where they lie: no second copy is kept.
+
+    :param batch_size: states compared at one gradient step. Usual range 64 to 512.
+    """
+
+    batch_size: int = integer(128, low=1)
+
+    def build(self, seed: np.random.SeedSequence, agent: BaseAlgorithm) -> ReplayBufferStore:  # noqa: D102
+        buffer = getattr(agent, "replay_buffer", None)
+        if buffer is None:
+            raise TypeError(
+                f"states 'replay_buffer' needs an agent with a replay buffer, and a {type(agent).__name__} has none: "
+                "use 'reservoir'"
+            )
+        return ReplayBufferStore(buffer.buffer_size * buffer.n_envs, self.batch_size, seed, agent.device)

@@ -25,9 +25,12 @@ class Strength(Answer, question="strength"):
     """A choice of the factor on the divergence, beta in ``L = L_RL + beta * D``.
 
     :param gates: each multiplies the strength by a number from 0 to 1.
+    :param bound: the largest norm of the deposited gradient, for algorithms whose own gradients SB3 does not clip (SAC,
+        TQC, CrossQ, TD3, DDPG); elsewhere SB3's ``max_grad_norm`` clips the sum. Usual range 0.1 to 10.
     """
 
     gates: tuple[Gate, ...] = answers("gate")
+    bound: float = number(1.0, low=0.0, low_open=True, kw_only=True)
 
     @abstractmethod
     def at(self, remaining: float) -> float:
@@ -82,9 +85,10 @@ class Schedule(Strength, name="schedule"):
                 f"strength.value was the Python function {self.value['function']}, which no file can hold: "
                 "pass distill=... with that function again when loading"
             )
-        if callable(self.value):
+        if callable(self.value) and not isinstance(self.value, type):
             return
-        object.__setattr__(self, "value", checked_number("strength.value", self.value))
+        value: Any = self.value
+        object.__setattr__(self, "value", checked_number("strength.value", value))
         if self.shape == "exponential" and min(float(self.value), self.end) <= 0.0:
             raise ValueError(
                 f"strength.value and strength.end must be > 0 for an exponential schedule, got {self.value}, {self.end}"

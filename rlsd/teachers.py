@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlsd.actors import Actor
 from rlsd.config import Answer, integer
 from rlsd.observations import Normalization, Observations
+from rlsd.returns import smoothed_return
 
 
 class Teacher(ABC):
@@ -61,24 +62,29 @@ class SnapshotTeacher(Teacher):
     def __init__(self, actor: Actor, every: int) -> None:
         super().__init__(actor)
         self.every = every
+        #: Environment steps at the latest call of refresh: they grow from call to call unless learn() began anew.
+        self.asked_at = 0
         self.policy: nn.Module | None = None
         self.normalization: Normalization | None = None
 
     def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
-        last = self.refreshed_at or 0
-        if last > agent.num_timesteps:  # learn() began to count anew
-            last = 0
-        if agent.num_timesteps - last < self.every:
+        if not self._due(agent):
             return False
         self.take(agent)
         return True
+
+    def _due(self, agent: BaseAlgorithm) -> bool:
+        if agent.num_timesteps <= self.asked_at and self.refreshed_at is not None:
+            self.refreshed_at = 0  # learn() began to count anew, and so does the teacher's age
+        self.asked_at = agent.num_timesteps
+        return agent.num_timesteps - (self.refreshed_at or 0) >= self.every
 
     def take(self, agent: BaseAlgorithm) -> None:
         """Freeze the policy as it is now."""
         if self.policy is None:
             self.policy = self.actor.frozen(agent.policy)
         else:
-            self.policy.load_state_dict(agent.policy.state_dict())
+            _copy_into(self.policy, _named_tensors(self.actor.module(agent.policy)))
         self.normalization = Normalization.of(agent)
         self.refreshed_at = agent.num_timesteps
         self.version += 1
@@ -88,6 +94,9 @@ class SnapshotTeacher(Teacher):
         with torch.no_grad():
             seen = observations if self.normalization is None else self.normalization(observations)
             return self.actor.family.normalized(self.actor.parameters(self.policy, seen))
+
+    def state(self) -> dict[str, Any]:  # noqa: D102
+        return super().state() | {"asked_at": self.asked_at}
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         out: dict[str, Tensor] = {}
@@ -99,6 +108,7 @@ class SnapshotTeacher(Teacher):
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
         super().load(agent, tensors, state)
+        self.asked_at = int(state["asked_at"])
         parts: dict[str, dict[str, Tensor]] = {"policy": {}, "normalization": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
@@ -108,6 +118,29 @@ class SnapshotTeacher(Teacher):
             _copy_into(self.policy, parts["policy"])
         if parts["normalization"]:
             self.normalization = Normalization.from_tensors(parts["normalization"], agent.device)
+
+
+class BestTeacher(SnapshotTeacher):
+    """A frozen copy of the policy from when its smoothed training return was highest."""
+
+    def __init__(self, actor: Actor, every: int) -> None:
+        super().__init__(actor, every)
+        self.best: float | None = None
+
+    def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
+        present = smoothed_return(agent)
+        if not self._due(agent) or present is None or (self.best is not None and present < self.best):
+            return False
+        self.best = present
+        self.take(agent)
+        return True
+
+    def state(self) -> dict[str, Any]:  # noqa: D102
+        return super().state() | {"best": self.best}
+
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+        super().load(agent, tensors, state)
+        self.best = state["best"]
 
 
 def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -150,3 +183,19 @@ class Snapshot(Teaching, name="snapshot"):
 
     def build(self, actor: Actor) -> SnapshotTeacher:  # noqa: D102
         return SnapshotTeacher(actor, self.every)
+
+
+@dataclass(frozen=True)
+class Best(Teaching, name="best"):
+    """A frozen copy of the policy from when its smoothed training return was highest so far.
+
+    With a :class:`~rlsd.gates.ReturnGate` it is a guard: nothing pulls while the agent does as well as ever, and when
+    it falls behind its own best, it is pulled back. Not for tasks that change, where the best may be another task's.
+
+    :param every: environment steps that pass at least from one copy to the next. Usual range 1 to 100,000.
+    """
+
+    every: int = integer(1, low=1)
+
+    def build(self, actor: Actor) -> BestTeacher:  # noqa: D102
+        return BestTeacher(actor, self.every)

@@ -14,7 +14,7 @@ from rlsd.recipes import Distill, resolve
 
 AgentT = TypeVar("AgentT", bound=BaseAlgorithm)
 
-_OURS = ("distiller", "_distill_config")
+_OURS = ("distiller", "_distill_config", "_resumed_noise")
 _CLASSES: dict[type[BaseAlgorithm], type[Any]] = {}
 
 
@@ -97,6 +97,12 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             config = self._distill_config
             self.distiller = None if config is None else Distiller(config, self)
 
+        def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+            settings = super()._setup_learn(*args, **kwargs)
+            if "_resumed_noise" in self.__dict__:
+                self.action_noise = self.__dict__.pop("_resumed_noise")
+            return settings
+
         def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
             announce_boundary(callback)
             recorder = None if self.distiller is None else self.distiller.recorder(self)
@@ -110,6 +116,11 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 return
             with self.distiller.armed(self):
                 super().train(*args, **kwargs)
+
+        def dump_logs(self, *args: Any, **kwargs: Any) -> None:
+            if self.distiller is not None:
+                self.distiller.log(self)
+            super().dump_logs(*args, **kwargs)
 
         def _excluded_save_params(self) -> list[str]:
             return [*super()._excluded_save_params(), *_OURS]
@@ -140,8 +151,44 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
         def __reduce__(self) -> Any:
             return _restore, (base,), self.__dict__
 
+    for name, method in _special_ways(base, Distilled).items():
+        setattr(Distilled, name, method)
     Distilled.__name__ = Distilled.__qualname__ = f"SelfDistilled{base.__name__}"
     return Distilled
+
+
+def _special_ways(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
+    """Return the methods through which the penalty reaches algorithms that step without an optimizer."""
+
+    def _compute_actor_grad(self: Any, kl_div: Any, policy_objective: Any) -> Any:
+        """TRPO: the natural gradient of the surrogate objective less the penalty."""
+        if self.distiller is not None:
+            policy_objective = self.distiller.penalized(policy_objective)
+        return super(cls, self)._compute_actor_grad(kl_div, policy_objective)
+
+    def _do_one_update(self: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
+        """ARS: a boundary, before the candidates are drawn."""
+        announce_boundary(callback)
+        return super(cls, self)._do_one_update(callback, *args, **kwargs)
+
+    def _trigger_callback(self: Any, locals_: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """ARS: called at each step of a candidate's episodes."""
+        if self.distiller is not None:
+            self.distiller.note(self, locals_["observations"])
+        return super(cls, self)._trigger_callback(locals_, *args, **kwargs)
+
+    def evaluate_candidates(self: Any, candidate_weights: Any, callback: BaseCallback, async_eval: Any) -> Any:
+        """ARS: the candidates' returns less each one's penalty."""
+        if self.distiller is not None and async_eval is not None:
+            raise TypeError(
+                "ARS with async_eval keeps its observations in worker processes, where they cannot be "
+                "distilled on: leave async_eval out, or use distill=None"
+            )
+        returns = super(cls, self).evaluate_candidates(candidate_weights, callback, async_eval)
+        return returns if self.distiller is None else self.distiller.judged(self, candidate_weights, returns)
+
+    ways = (_compute_actor_grad, _do_one_update, _trigger_callback, evaluate_candidates)
+    return {way.__name__: way for way in ways if hasattr(base, way.__name__)}
 
 
 def announce_boundary(callback: BaseCallback) -> None:

@@ -1,0 +1,119 @@
+"""What every adapter answers, and the table from a policy's class to its adapter."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rlsd.distributions import Family
+from rlsd.observations import Observations
+
+_ACTORS: dict[str, type[Actor]] = {}
+
+
+class Actor(ABC):
+    """An adapter to one way of acting.
+
+    An adapter keeps no reference to an agent or to its networks: it is handed the live policy, or the module that acts
+    (live or frozen), each time. So nothing can be bound to an agent that was since loaded anew.
+
+    :param policy: the agent's policy, from which the family of its action distribution is read.
+    """
+
+    family: Family
+    #: Whether SB3 clips the norm of the gradient that a deposit joins. Where it does not, the distiller bounds its own.
+    clipped: ClassVar[bool] = True
+    #: Policy classes served, as ``module.Class``: by name, since their package may not be installed.
+    policies: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in cls.__dict__.get("policies", ()):
+            _ACTORS[name] = cls
+
+    @abstractmethod
+    def __init__(self, policy: nn.Module) -> None: ...
+
+    @abstractmethod
+    def module(self, policy: Any) -> nn.Module:
+        """Return the part of the policy that acts."""
+
+    @abstractmethod
+    def optimizer(self, policy: Any) -> Optimizer | None:
+        """Return the optimizer whose steps train what acts, None when no optimizer does."""
+
+    @abstractmethod
+    def parameters(self, module: Any, states: Observations) -> Tensor:
+        """Return the action distributions' parameters, ``(batch, family.size)``, for states as a policy sees them.
+
+        Must draw no random number and leave no trace on the module.
+        """
+
+    def frozen(self, policy: Any) -> nn.Module:
+        """Return a copy of what acts that acts as it does now, shares no storage and asks for no gradient."""
+        module: Any = self.module(policy)
+        memo: dict[int, Any] = {}
+        # The optimizer would double the memory. The distribution may hold tensors of a graph, which cannot be copied.
+        for owner in (module, policy):
+            for name in ("optimizer", "action_dist"):
+                value = getattr(owner, name, None)
+                memo[id(value)] = unused(value) if name == "action_dist" and value is not None else None
+        copied: nn.Module = copy.deepcopy(module, memo)
+        return copied.requires_grad_(False).train(False)
+
+    def context(self, agent: Any) -> dict[str, np.ndarray]:
+        """Return what, besides the observations, decided the actions of the finished rollout.
+
+        :return: arrays ``(n_steps * n_envs, *shape)`` under keys that begin with ``"@"``, stored with the states.
+        """
+        return {}
+
+
+def register_actor(policy_class: type[nn.Module], adapter: type[Actor]) -> None:
+    """Teach rlsd how a policy of your own acts; its subclasses act alike.
+
+    :param policy_class: a subclass of SB3's ``BasePolicy``.
+    :param adapter: a subclass of :class:`Actor`, often of one of those in :mod:`rlsd.actors`.
+    :raises TypeError: when they are not such classes.
+    """
+    if not (isinstance(policy_class, type) and issubclass(policy_class, nn.Module)):
+        raise TypeError(f"register_actor takes a policy class, got {policy_class!r}")
+    if not (isinstance(adapter, type) and issubclass(adapter, Actor)):
+        raise TypeError(f"register_actor takes an adapter, a subclass of rlsd.actors.Actor, got {adapter!r}")
+    _ACTORS[_name(policy_class)] = adapter
+
+
+def actor_for(agent: BaseAlgorithm) -> Actor:
+    """Return the adapter for the way the agent acts.
+
+    :raises TypeError: when none is known; the message names the way out.
+    """
+    policy = agent.policy
+    for cls in type(policy).__mro__:
+        if _name(cls) in _ACTORS:
+            return _ACTORS[_name(cls)](policy)
+    raise TypeError(
+        f"cannot distil a {type(agent).__name__} with a {type(policy).__name__}: rlsd does not know how this policy "
+        "acts. Write a subclass of rlsd.actors.Actor for it and call rlsd.register_actor"
+        f"({type(policy).__name__}, YourActor)"
+    )
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def unused(dist: Any) -> Any:
+    """Return a copy of an SB3 distribution object through which nothing was computed yet: its settings alone."""
+    clean = copy.copy(dist)
+    for key, value in vars(dist).items():
+        if isinstance(value, (Tensor, torch.distributions.Distribution, list)):
+            setattr(clean, key, None)
+    return clean

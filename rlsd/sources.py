@@ -1,0 +1,193 @@
+"""Where states come from: the agent's finished rollout, its replay buffer, or the episodes that judge a candidate."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.preprocessing import get_obs_shape
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
+
+from rlsd.actors import Actor
+from rlsd.observations import as_items, normalizing_env
+
+#: States handed over at a time: a full replay buffer of images would not fit in memory twice.
+CHUNK = 4096
+
+
+class Source(ABC):
+    """Hands over the states that an agent met since it was last asked, raw, ``(n, *shape)`` by key."""
+
+    @abstractmethod
+    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:
+        """Give the new states, some at a time."""
+
+    def recorder(self, agent: BaseAlgorithm) -> BaseCallback | None:
+        """Return the callback that must watch the coming rollout, None when the agent's buffer holds all we need."""
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Return where the source stands, as plain data."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most sources have nothing to remember
+        """Take up what :meth:`state` returned."""
+
+
+def source_for(agent: BaseAlgorithm, actor: Actor) -> Source:
+    """Return the source that suits an algorithm."""
+    if isinstance(agent, OnPolicyAlgorithm):
+        return RolloutSource(actor)
+    if isinstance(agent, OffPolicyAlgorithm):
+        return ReplaySource()
+    return EvaluationSource()
+
+
+class RolloutSource(Source):
+    """The rollout that an on-policy agent has just finished, with the masks or memories it acted under.
+
+    Must be asked before ``train()``, which flattens the buffer's arrays in another order.
+    """
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+        self._recorder: RawObservations | None = None
+
+    def recorder(self, agent: BaseAlgorithm) -> BaseCallback | None:  # noqa: D102
+        self._recorder = None
+        if normalizing_env(agent) is not None:
+            assert agent.env is not None
+            self._recorder = RawObservations(agent.env)
+        return self._recorder
+
+    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
+        observations = self._observations(agent)
+        if observations is not None:
+            yield observations | self._actor.context(agent)
+
+    def _observations(self, agent: Any) -> dict[str, np.ndarray] | None:
+        if normalizing_env(agent) is None:
+            items = as_items(agent.rollout_buffer.observations)
+            return _flattened(items, agent)
+        raw = self._recorder.take() if self._recorder is not None else None
+        if raw is None:
+            warnings.warn(
+                "this rollout's states were not recorded: with VecNormalize, raw observations are kept "
+                "from the first rollout that begins after distillation was switched on",
+                stacklevel=2,
+            )
+            return None
+        return _flattened(raw, agent)
+
+
+class ReplaySource(Source):
+    """What an off-policy agent's replay buffer received; it holds raw observations."""
+
+    def __init__(self) -> None:
+        self._taken: int | None = None  # the buffer's position up to which it was handed over
+
+    def rows(self, agent: Any) -> np.ndarray:
+        """Return the buffer's rows, each of ``n_envs`` states, that are new, and count them as handed over."""
+        buffer = agent.replay_buffer
+        first, self._taken = self._taken, buffer.pos
+        if first is None:
+            return np.arange(buffer.size())
+        if first <= buffer.pos:
+            return np.arange(first, buffer.pos)
+        return np.concatenate([np.arange(first, buffer.buffer_size), np.arange(buffer.pos)])
+
+    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
+        items = as_items(agent.replay_buffer.observations)
+        rows = self.rows(agent)
+        for chunk in np.split(rows, range(CHUNK, len(rows), CHUNK)):
+            if len(chunk):
+                yield _flattened({key: array[chunk] for key, array in items.items()}, agent)
+
+    def state(self) -> dict[str, Any]:  # noqa: D102
+        return {"taken": self._taken}
+
+    def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+        self._taken = None if state["taken"] is None else int(state["taken"])
+
+
+class EvaluationSource(Source):
+    """The states that ARS met while it judged its candidates; they are noted one step at a time."""
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, np.ndarray]] = []
+
+    def note(self, agent: BaseAlgorithm, seen: Any) -> None:
+        """Note the observations that the candidates are about to act on, raw when the environment normalises."""
+        env = normalizing_env(agent)
+        items = as_items(seen if env is None else env.get_original_obs())
+        self._steps.append({key: np.array(value) for key, value in items.items()})
+
+    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
+        steps, self._steps = self._steps, []
+        for start in range(0, len(steps), CHUNK):
+            some = steps[start : start + CHUNK]
+            joined = {key: np.concatenate([step[key] for step in some]) for key in some[0]}
+            yield _flattened(joined, agent)
+
+
+def _flattened(items: Mapping[str, np.ndarray], agent: BaseAlgorithm) -> dict[str, np.ndarray]:
+    """Join the leading axes, and give each state the shape that the agent's buffer gives it."""
+    shapes = as_items(get_obs_shape(agent.observation_space))
+    return {key: array.reshape(-1, *shapes[key]) for key, array in items.items()}
+
+
+class RawObservations(BaseCallback):
+    """Records, during one rollout, the raw observations that the agent acted on.
+
+    On-policy buffers hold normalised observations only, so with ``VecNormalize`` the raw ones are taken at each step.
+    ``VecNormalize`` itself remembers just the latest, which is the one the *next* action is taken on.
+    """
+
+    def __init__(self, env: VecEnv) -> None:
+        super().__init__()
+        self._between: list[VecTransposeImage] = []
+        while not isinstance(env, VecNormalize):
+            assert isinstance(env, VecEnvWrapper)
+            if isinstance(env, VecTransposeImage):
+                self._between.insert(0, env)
+            elif env.observation_space != env.venv.observation_space:
+                raise ValueError(
+                    f"a {type(env).__name__} around VecNormalize changes what the policy sees, so raw states "
+                    "cannot be kept: put VecNormalize outermost"
+                )
+            env = env.venv
+        self._env = env
+        self._steps: list[dict[str, np.ndarray]] = []
+        self._latest: dict[str, np.ndarray] | None = None
+
+    def _on_rollout_start(self) -> None:
+        self._steps.clear()
+        self._latest = self._raw()
+
+    def _on_step(self) -> bool:
+        if self._latest is not None:
+            self._steps.append(self._latest)
+        self._latest = self._raw()
+        return True
+
+    def _raw(self) -> dict[str, np.ndarray] | None:
+        observations = getattr(self._env, "old_obs", None)
+        if observations is None:
+            return None
+        for wrapper in self._between:
+            observations = wrapper.transpose_observations(observations)
+        return {key: np.array(value) for key, value in as_items(observations).items()}
+
+    def take(self) -> dict[str, np.ndarray] | None:
+        """Return what was recorded, ``(steps * n_envs, *shape)`` by key, and forget it; None when nothing was."""
+        steps, self._steps = self._steps, []
+        if not steps:
+            return None
+        return {key: np.concatenate([step[key] for step in steps]) for key in steps[0]}
