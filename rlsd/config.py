@@ -235,16 +235,19 @@ class DistillConfig:
     def changed(self, changes: Mapping[str, Any]) -> DistillConfig:
         """Return a copy with some answers replaced (``teacher=...``) or some fields set (``"teacher.every": 4096``)."""
         data: dict[str, Any] = {question: getattr(self, question) for question in QUESTIONS}
-        for key in sorted(changes, key=lambda key: "." in key):
+        fields: dict[str, dict[str, Any]] = {}
+        for key, value in changes.items():
             question, _, field = key.partition(".")
             if question not in QUESTIONS:
-                raise ValueError(f"unknown key {key} = {changes[key]!r}; {nearest(question, QUESTIONS)}")
+                raise ValueError(f"unknown key {key} = {value!r}; {nearest(question, QUESTIONS)}")
             if field:
-                answer = Answer.parse(question, data[question])
-                fields = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer)} | {field: changes[key]}
-                data[question] = type(answer).from_fields(fields)
+                fields.setdefault(question, {})[field] = value
             else:
-                data[question] = changes[key]
+                data[question] = value
+        for question, some in fields.items():  # all of an answer's fields at once: one may depend on another
+            answer = Answer.parse(question, data[question])
+            present = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer)}
+            data[question] = type(answer).from_fields(present | some)
         return DistillConfig(**data)
 
     def to_dict(self) -> dict[str, Any]:
