@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -22,8 +23,8 @@ from rlsd_envs.statistics import EpisodeStatistics
 from rlsd_envs.vectorised import has_exact_twin, make_gymnasium
 from rlsd_envs.workers import WorkerVecEnv
 
-# A vectorised step costs about as much as two steps of a single environment; alone, it would be the slower one.
-_MIN_VECTORISED = 3
+# A vectorised step of CartPole costs about as much as five steps of single environments, however many it makes.
+_MIN_VECTORISED = 6
 
 BackendVecEnv = LocalVecEnv | WorkerVecEnv | VectorEnvAdapter
 
@@ -118,6 +119,8 @@ def make_vec_env(
     )
     reason = "as asked"
     if backend == "auto":
+        if request.vec_env_kwargs:
+            raise ValueError(f"vec_env_kwargs={request.vec_env_kwargs} are settings of one backend: name the backend.")
         backend, reason = _choose(request)
     if request.monitor_dir is not None:
         request.monitor_dir.mkdir(parents=True, exist_ok=True)
@@ -135,8 +138,6 @@ def _choose(request: _Request) -> tuple[str, str]:
         return "dummy", "chosen because it was given as a function, not as a registered id"
     if request.wrappers:
         return "dummy", "chosen because wrappers go around single environments"
-    if request.vec_env_kwargs:
-        return "dummy", "chosen because settings of a backend need it to be named"
     if not has_exact_twin(source, request.env_kwargs):
         return "dummy", f"chosen because no faster backend is known to run exactly {source.id}"
     if request.n_envs < _MIN_VECTORISED:
@@ -155,6 +156,7 @@ def _make_single(request: _Request, cls: type[LocalVecEnv] | type[WorkerVecEnv])
 
 
 def _make_dummy(request: _Request, step_infos: bool | None) -> BackendVecEnv:
+    _refuse_settings(request, "dummy")
     return _make_single(request, LocalVecEnv)
 
 
@@ -164,8 +166,7 @@ def _make_subproc(request: _Request, step_infos: bool | None) -> BackendVecEnv:
 
 def _make_gymnasium(request: _Request, step_infos: bool | None) -> BackendVecEnv:
     _refuse_wrappers(request, "gymnasium")
-    if request.vec_env_kwargs:
-        raise UnsupportedByBackend(f"backend='gymnasium' has no settings; given were {sorted(request.vec_env_kwargs)}.")
+    _refuse_settings(request, "gymnasium")
     env, reason = make_gymnasium(request.source(), request.n_envs, request.env_kwargs)
     return _adapt(request, env, Scoring(), step_infos is not False, reason)
 
@@ -221,6 +222,11 @@ def _refuse_wrappers(request: _Request, backend: str) -> None:
         raise UnsupportedByBackend(f"{message}; use backend='dummy' or 'subproc'.")
 
 
+def _refuse_settings(request: _Request, backend: str) -> None:
+    if request.vec_env_kwargs:
+        raise UnsupportedByBackend(f"backend={backend!r} has no settings; given were {sorted(request.vec_env_kwargs)}.")
+
+
 def _not_installed(backend: str, package: str, error: ModuleNotFoundError) -> BackendNotInstalled:
     return BackendNotInstalled(f"backend={backend!r} needs {package} ({error}): pip install 'rlsd[fast]'.")
 
@@ -234,8 +240,8 @@ def _checked_count(n_envs: int) -> int:
 def _seeds(seed: int | Sequence[int] | None, n_envs: int) -> list[int | None]:
     if seed is None:
         return [None] * n_envs
-    if isinstance(seed, int):
-        return [seed + index for index in range(n_envs)]
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + index for index in range(n_envs)]
     if len(seed) != n_envs:
         raise ValueError(f"{len(seed)} seeds given for {n_envs} environments; give one for each, or a single number.")
     return list(seed)
@@ -243,7 +249,7 @@ def _seeds(seed: int | Sequence[int] | None, n_envs: int) -> list[int | None]:
 
 def _seed(env: VecEnv, request: _Request, seed: int | Sequence[int] | None) -> None:
     """Set the seeds of the first reset; ``VecEnv.seed`` knows only a number to count up from."""
-    if seed is None or isinstance(seed, int):
-        env.seed(seed)
+    if seed is None:
+        env.seed()
     else:
-        env._seeds = request.seeds
+        env._seeds = list(request.seeds)

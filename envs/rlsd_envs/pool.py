@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -49,10 +50,11 @@ class Pool(VectorEnv[Any, Any, Any]):
         self.render_mode = self.settings.get("render_mode")
         blueprint = self._blueprint()
         self.max_episode_steps = int(blueprint.config.max_episode_steps)
-        self.single_observation_space = blueprint.gymnasium_observation_space
-        self.single_action_space = blueprint.gymnasium_action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        with _no_warnings():
+            self.single_observation_space = blueprint.gymnasium_observation_space
+            self.single_action_space = blueprint.gymnasium_action_space
+            self.observation_space = batch_space(self.single_observation_space, num_envs)
+            self.action_space = batch_space(self.single_action_space, num_envs)
         self.is_atari = hasattr(blueprint.config, "episodic_life") and hasattr(blueprint.config, "reward_clip")
         self._pool: Any = None
         self._seeds: list[int] = []
@@ -109,20 +111,24 @@ class Pool(VectorEnv[Any, Any, Any]):
             return
         self.close()
         self.closed = False
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Gymnasium's, of the precision of bounds
+        with _no_warnings():
             self._pool = envpool.make(self.env_id, "gymnasium", num_envs=self.num_envs, seed=wanted, **self.settings)
+            _ = self._pool.observation_space, self._pool.action_space  # made at first use, and kept
         self._seeds = wanted
 
     def _blueprint(self) -> Any:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                blueprint = envpool.make_spec(self.env_id, num_envs=self.num_envs, **self.settings)
-                _ = blueprint.gymnasium_observation_space, blueprint.gymnasium_action_space
-                return blueprint
+            return envpool.make_spec(self.env_id, num_envs=self.num_envs, **self.settings)
         except TypeError as error:
             raise UnsupportedByBackend(f"EnvPool's {self.env_id!r} does not take these settings: {error}.") from error
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Silence what Gymnasium has to say about the precision of bounds and about old versions of environments."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _seeds(seed: int | Sequence[int | None] | None, n_envs: int) -> list[int]:
@@ -163,8 +169,7 @@ def _gymnasium_twin(env_id: str) -> gym.Env[Any, Any] | None:
     if spec is None:
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _no_warnings():
             env = gym.make(spec)
             env.close()
             return env

@@ -48,6 +48,8 @@ def unknown_message(env_id: str, known: Iterable[str], where: str = "") -> str:
     """Return the one line that tells the user that an id is unknown, with the nearest ones that are known."""
     nearest = nearest_ids(env_id, known)
     hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
+    if not where and _envpool_has(env_id):
+        return f"Unknown environment {env_id!r} to Gymnasium. EnvPool has it: use backend='envpool'."
     missing = _missing_provider(env_id)
     if missing:
         hint = f" Ids that begin so come with the package '{missing}', which is not installed." + hint
@@ -90,6 +92,13 @@ def _missing_provider(env_id: str) -> str | None:
         return None
     package = provider[0].split(".")[0]
     return package if importlib.util.find_spec(package) is None else None
+
+
+def _envpool_has(env_id: str) -> bool:
+    try:
+        return env_id in importlib.import_module("envpool").list_all_envs()
+    except ImportError:
+        return False
 
 
 def _import_module(module: str, env_id: str) -> None:

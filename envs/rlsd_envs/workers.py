@@ -138,14 +138,18 @@ class WorkerVecEnv(Backend, SubprocVecEnv):
         self._stacks = tempfile.TemporaryDirectory(prefix="rlsd_envs_", ignore_cleanup_errors=True)
         if start_method is None:
             start_method = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
-        context = mp.get_context(start_method)
+        context: Any = mp.get_context(start_method)
+        if start_method == "forkserver":
+            # The server imports SB3 once, instead of every worker for itself. It keeps what it has if it runs already.
+            context.set_forkserver_preload(["__main__", __name__])
         try:
             for index, env_fn in enumerate(env_fns):
                 self._start(context, index, env_fn, timeout)
             # All are asked, so that one that cannot be made is found here and not at the first reset.
-            for remote in self.remotes:
+            remotes: list[_Remote] = list(self.remotes)
+            for remote in remotes:
                 remote.send(("get_spaces", None))
-            answers = [remote.recv() for remote in self.remotes]
+            answers = [remote.recv() for remote in remotes]
             VecEnv.__init__(self, len(env_fns), *answers[0])
         except BaseException:
             self.close()
@@ -176,13 +180,14 @@ class WorkerVecEnv(Backend, SubprocVecEnv):
         if self.closed:
             return
         self.closed = True
-        for remote in self.remotes:
+        remotes: list[_Remote] = list(self.remotes)
+        for remote in remotes:
             with suppress(EnvironmentWorkerError):
                 remote.send(("close", None))
             # A worker that is still sending an answer that nobody will read must not wait for us.
             remote.close()
         deadline = time.monotonic() + _GRACE_SECONDS
-        hung = {remote.index for remote in self.remotes if remote.failed and remote.process.is_alive()}
+        hung = {remote.index for remote in remotes if remote.failed and remote.process.is_alive()}
         for index, process in enumerate(self.processes):
             process.join(0.1 if index in hung else max(0.0, deadline - time.monotonic()))
             if process.is_alive():

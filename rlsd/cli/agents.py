@@ -34,7 +34,8 @@ def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
         "distill": plan.distill,
     }
     start = plan.options.trained_agent
-    with blame_input(f"--trained-agent {start}" if start else ""):
+    doing = f"--trained-agent {start}" if start else f"cannot build {plan.algorithm.__name__} for {plan.env_id}"
+    with blame_input(doing):
         if start is None:
             agent: BaseAlgorithm = algorithm(plan.hyperparams.policy, env, device=plan.device, **settings)
             return agent

@@ -16,9 +16,10 @@ from rlsd.cli.probe import make
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-#: Added to the run's seed for evaluations, so that they meet no episode of the training.
-EVALUATION_SEED = 1_000_003
-FINAL_EVALUATION_SEED = 2_000_003
+#: Added to the run's seed for evaluations, so that they meet no episode of the training, and the last none of the rest:
+#: the seed of an evaluation during training grows with the steps.
+EVALUATION_SEED = 2**29
+FINAL_EVALUATION_SEED = 2**30
 
 
 def training_env(plan: Plan) -> VecEnv:

@@ -6,6 +6,7 @@ the same file, and no open file keeps an environment from being saved in a check
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from stable_baselines3.common.monitor import ResultsWriter
 
 
 class EpisodeLog(BaseCallback):
-    """Writes return, length and time of every finished training episode.
+    """Writes return, length and time of every finished training episode, and the step it ended at.
 
-    :param path: the file; when it exists, lines are added.
+    :param path: the file; when it exists, lines are added after those of episodes that ended before the present step.
     :param env_id: for the file's header.
     """
 
@@ -28,17 +29,19 @@ class EpisodeLog(BaseCallback):
         self._zero = 0.0
 
     def _on_training_start(self) -> None:
+        going_on, seconds = _take_up(self._path, self.num_timesteps)
         # Seconds go on from where the last session ended, so that the curve has no gap and no step back.
-        self._zero = time.time() - _last_second(self._path)
+        self._zero = time.time() - seconds
         header: dict[str, float | str] = {"t_start": self._zero, "env_id": self._env_id}
-        self._writer = ResultsWriter(str(self._path), header=header, override_existing=not self._path.exists())
+        self._writer = ResultsWriter(str(self._path), header, extra_keys=("step",), override_existing=not going_on)
 
     def _on_step(self) -> bool:
         for info in self.locals.get("infos", ()):
             episode = info.get("episode")
             if episode is not None and self._writer is not None:
                 seconds = round(time.time() - self._zero, 6)
-                self._writer.write_row({"r": float(episode["r"]), "l": int(episode["l"]), "t": seconds})
+                row = {"r": float(episode["r"]), "l": int(episode["l"]), "t": seconds, "step": self.num_timesteps}
+                self._writer.write_row(row)
         return True
 
     def close(self) -> None:
@@ -48,11 +51,27 @@ class EpisodeLog(BaseCallback):
             self._writer = None
 
 
-def _last_second(path: Path) -> float:
-    """Return the time in the last line of the file, 0 when there is none."""
-    if not path.exists():
-        return 0.0
-    try:
-        return float(path.read_text(encoding="utf-8").splitlines()[-1].split(",")[2])
-    except (IndexError, ValueError):
-        return 0.0
+def _take_up(path: Path, step: int) -> tuple[bool, float]:
+    """Cut off what a run that was killed had written after its last checkpoint: it will happen again.
+
+    :return: whether there is a file to go on with, and the seconds at its last line.
+    """
+    if step == 0 or not path.is_file():
+        return False, 0.0
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if len(lines) < 2 or not lines[0].startswith("#"):
+        return False, 0.0
+    kept, seconds = lines[:2], 0.0
+    for row in lines[2:]:
+        try:
+            _, _, when, ended = row.split(",")
+            if int(ended) > step:
+                break
+            seconds = float(when)
+        except ValueError:  # the line was being written when the run was killed
+            break
+        kept.append(row)
+    partial = path.with_name(f"{path.name}.tmp")
+    partial.write_text("\n".join([*kept, ""]), encoding="utf-8")
+    os.replace(partial, path)
+    return True, seconds

@@ -28,6 +28,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("rlsd.cli.train", "train an agent: rlsd train --env CartPole-v1"),
+    "compare": Command("rlsd.cli.compare", "train variants on many seeds and compare them"),
+    "benchmark": Command("rlsd.cli.benchmark", "measure speed: rlsd benchmark overhead"),
     "recipes": Command("rlsd.cli.recipes", "list the recipes that --recipe takes"),
 }
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,92 +11,66 @@ from typing import Annotated, Any
 import tyro
 
 from rlsd.cli.errors import UserError
+from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest, read_flags
 from rlsd.cli.values import as_words, parse_pairs
-
-
-def _read_count(words: list[str]) -> int | None:
-    number = float(words[0])
-    if not number.is_integer():
-        raise ValueError(f"{words[0]!r} is not a whole number")
-    return int(number)
-
-
-_COUNT = tyro.constructors.PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="N",
-    # 1e5 is how people write step counts.
-    instance_from_str=_read_count,
-    is_instance=lambda value: value is None or isinstance(value, int),
-    str_from_instance=lambda value: ["auto" if value is None else str(value)],
-)
-_TEXT = tyro.constructors.PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="TEXT",
-    instance_from_str=lambda words: words[0],
-    is_instance=lambda value: value is None or isinstance(value, str),
-    str_from_instance=lambda value: ["none" if value is None else value],
-)
-_Count = Annotated[int, _COUNT]
-_MaybeCount = Annotated[int | None, _COUNT]
-_MaybeText = Annotated[str | None, _TEXT]
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """Train an agent with self-distillation. Only --env is needed: rlsd train --env CartPole-v1"""
 
-    env: Annotated[_MaybeText, tyro.conf.arg(metavar="ID")] = None
+    env: Annotated[MaybeText, tyro.conf.arg(metavar="ID")] = None
     """Gymnasium id of the environment."""
     algo: Annotated[str, tyro.conf.arg(metavar="ALGO")] = "ppo"
     """Algorithm: ppo or a2c."""
-    n_timesteps: Annotated[_MaybeCount, tyro.conf.arg(aliases=["-n"])] = None
+    n_timesteps: Annotated[MaybeCount, tyro.conf.arg(aliases=["-n"])] = None
     """Environment steps to train for, all copies together. Auto: the tuned number for the environment."""
-    seed: _Count = 0
+    seed: Count = 0
     """Seed of everything random; the same seed gives the same run. -1 draws one."""
-    n_envs: _MaybeCount = None
+    n_envs: MaybeCount = None
     """Copies of the environment in parallel. Auto: the tuned number."""
     vec_env: Annotated[str, tyro.conf.arg(metavar="KIND")] = "auto"
-    """How the copies run: auto, dummy (one process) or subproc (one process each)."""
+    """How the copies run: auto, dummy (in one process), subproc (one process each), gymnasium, envpool or ale."""
     env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]")] = ()
     """Arguments for the environment's constructor: key:value pairs or one JSON object."""
     hyperparams: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]")] = ()
     """Changes to the tuned hyperparameters, e.g. learning_rate:lin_0.001 policy_kwargs:'{net_arch: [64, 64]}'."""
 
-    recipe: _MaybeText = None
+    recipe: MaybeText = None
     """Kind of self-distillation; `rlsd recipes` lists them."""
     distill: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K=V ...]")] = ()
     """Changes to the recipe, e.g. teacher.every=4096 strength.value=0.3."""
-    config: Annotated[_MaybeText, tyro.conf.arg(metavar="FILE")] = None
+    config: Annotated[MaybeText, tyro.conf.arg(metavar="FILE")] = None
     """YAML file with a distillation config, such as the distill.yml of another run; instead of --recipe."""
     baseline: bool = False
     """Train plain SB3, with everything else the same."""
 
-    eval_freq: _MaybeCount = None
+    eval_freq: MaybeCount = None
     """Evaluate every so many steps; 0 for never. Auto: a tenth of the run, at most 25000."""
-    eval_episodes: _Count = 5
+    eval_episodes: Count = 5
     """Episodes per evaluation; the last one takes 20 at least."""
-    n_eval_envs: _Count = 5
+    n_eval_envs: Count = 5
     """Copies of the environment to evaluate in."""
-    save_freq: _MaybeCount = None
+    save_freq: MaybeCount = None
     """Save a checkpoint to resume from every so many steps; 0 for only at the end. Auto: a tenth of the run."""
 
     log_folder: Annotated[str, tyro.conf.arg(aliases=["-f"], metavar="FOLDER")] = "logs"
     """Runs go to FOLDER/ALGO/ENV_NUMBER/."""
-    tensorboard_log: Annotated[_MaybeText, tyro.conf.arg(aliases=["-tb"], metavar="FOLDER")] = None
+    tensorboard_log: Annotated[MaybeText, tyro.conf.arg(aliases=["-tb"], metavar="FOLDER")] = None
     """Where TensorBoard's files go. Auto: into the run's own folder."""
     progress: Annotated[bool, tyro.conf.arg(aliases=["-P"])] = field(default_factory=sys.stderr.isatty)
     """Show a progress bar; by default where stderr is a terminal."""
-    verbose: _Count = 0
+    verbose: Count = 0
     """1 prints SB3's tables."""
 
-    trained_agent: Annotated[_MaybeText, tyro.conf.arg(aliases=["-i"], metavar="ZIP")] = None
+    trained_agent: Annotated[MaybeText, tyro.conf.arg(aliases=["-i"], metavar="ZIP")] = None
     """Start from the weights of this saved agent."""
-    resume: Annotated[_MaybeText, tyro.conf.arg(metavar="RUN")] = None
+    resume: Annotated[MaybeText, tyro.conf.arg(metavar="RUN")] = None
     """Go on with the run in this folder, e.g. logs/ppo/CartPole-v1_1; nothing else is needed."""
 
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """cpu, cuda, cuda:1 ... auto takes the CPU for MlpPolicy, which is faster there."""
-    num_threads: _MaybeCount = None
+    num_threads: MaybeCount = None
     """Threads for torch. Auto: 1 for MlpPolicy on the CPU, else torch's own choice."""
     debug: bool = False
     """Show the traceback of an error."""
@@ -127,14 +98,7 @@ def parse(argv: Sequence[str], default: TrainOptions | None = None) -> TrainOpti
     :param default: options for what ``argv`` does not mention; those of the run when one is resumed.
     :raises UserError: with tyro's message on one line.
     """
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            options = tyro.cli(TrainOptions, prog="rlsd train", args=list(argv), default=default or TrainOptions())
-    except SystemExit as exit_:
-        if exit_.code in (0, None):  # --help
-            raise
-        raise UserError(_unboxed(complaint.getvalue())) from None
+    options = read_flags(default or TrainOptions(), "rlsd train", argv)
     _check_ranges(options)
     if default is None:
         _check_contradictions(options)
@@ -147,11 +111,7 @@ def _flag(name: str) -> str:
 
 def _check_ranges(options: TrainOptions) -> None:
     lowest = dict.fromkeys(("n_timesteps", "n_envs", "eval_episodes", "n_eval_envs", "num_threads"), 1)
-    lowest |= dict.fromkeys(("eval_freq", "save_freq", "verbose"), 0) | {"seed": -1}
-    for name, low in lowest.items():
-        value = getattr(options, name)
-        if value is not None and value < low:
-            raise UserError(f"{_flag(name)} must be {low} or more, got {value}")
+    check_lowest(options, lowest | dict.fromkeys(("eval_freq", "save_freq", "verbose"), 0) | {"seed": -1})
 
 
 def _check_contradictions(options: TrainOptions) -> None:
@@ -163,17 +123,3 @@ def _check_contradictions(options: TrainOptions) -> None:
         raise UserError("--resume and --trained-agent exclude each other: give one")
     if not options.env and not options.resume:
         raise UserError("--env is missing: give a Gymnasium id, e.g. --env CartPole-v1")
-
-
-def _unboxed(text: str) -> str:
-    """Return the first paragraph of a message that tyro drew a box around, and what it thinks was meant."""
-    lines = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
-    first: list[str] = []
-    for line in lines:
-        if not line or set(line) == {"─"}:
-            break
-        first.append(line)
-    message = " ".join(first) or " ".join(text.split())
-    meant = next((after for line, after in zip(lines, lines[1:], strict=False) if line.startswith("Perhaps")), "")
-    hint = re.match(r"\S+(, --\S+)*", meant)
-    return f"{message}; did you mean {hint[0]}?" if hint else f"{message}; see --help"

@@ -1,0 +1,31 @@
+"""``rlsd benchmark NAME``: finds the benchmark."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from rlsd.cli.console import say
+from rlsd.cli.errors import UserError, nearest
+from rlsd.cli.main import Command
+
+BENCHMARKS = {
+    "overhead": Command("rlsd.cli.benchmarks.overhead", "training with distillation / without, in seconds"),
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the benchmark that the first word names, and return its exit code.
+
+    :raises UserError: when there is no such benchmark.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        lines = [f"  {name:<10} {command.summary}" for name, command in BENCHMARKS.items()]
+        hint = "rlsd benchmark NAME --help says what a benchmark takes."
+        say("\n".join(["usage: rlsd benchmark NAME ...", "", *lines, "", hint]))
+        return 0
+    if argv[0] not in BENCHMARKS:
+        known = f"{nearest(argv[0], BENCHMARKS)} benchmarks: {', '.join(BENCHMARKS)}".strip()
+        raise UserError(f"unknown benchmark {argv[0]!r}; {known}")
+    exit_code: int = importlib.import_module(BENCHMARKS[argv[0]].module).run(argv[1:])
+    return exit_code

@@ -1,0 +1,1 @@
+"""What ``rlsd benchmark`` measures: a module each, over the timing of pairs that all share."""

@@ -1,0 +1,156 @@
+"""Two ways to do the same work, timed in turn.
+
+A machine is faster at one moment than at another, and more so when others use it. Two runs one right after the other
+meet nearly the same machine, so their ratio says more than their seconds; A B B A A B ... lets a slow drift cancel.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rlsd.cli.tables import table
+
+#: Fewer pairs give a median that one bad moment decides.
+FEWEST_PAIRS = 5
+
+
+class Work(NamedTuple):
+    """Something to be timed, with all preparation done.
+
+    :param run: is timed; returns the environment steps it took.
+    :param close: gives back what the work holds.
+    """
+
+    run: Callable[[], int]
+    close: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two ways.
+
+    :param name: for the table.
+    :param prepare: makes fresh work for the pair with this number; called anew for every run, and not timed.
+    """
+
+    name: str
+    prepare: Callable[[int], Work]
+
+
+class Timing(NamedTuple):
+    """What one run took.
+
+    :param wall: seconds on the clock.
+    :param cpu: seconds of processor time of this process, all its threads together; others' load hardly moves it.
+    :param steps: environment steps.
+    """
+
+    wall: float
+    cpu: float
+    steps: int
+
+
+class Pair(NamedTuple):
+    """Two runs, one right after the other; ratios are over / under.
+
+    :param number: from 0.
+    :param first: name of the side that ran first.
+    """
+
+    number: int
+    first: str
+    over: Timing
+    under: Timing
+
+    @property
+    def wall_ratio(self) -> float:
+        """Ratio of the wall-clock."""
+        return self.over.wall / self.under.wall
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Ratio of the processor time."""
+        return self.over.cpu / self.under.cpu
+
+
+class Spread(NamedTuple):
+    """The smallest, middle and largest of the ratios."""
+
+    minimum: float
+    median: float
+    maximum: float
+
+
+def interleave(over: Side, under: Side, pairs: int, announce: Callable[[Pair], None]) -> list[Pair]:
+    """Time both sides ``pairs`` times in turn; the side that goes first alternates.
+
+    :param announce: is handed each pair when it is done.
+    """
+    done = []
+    for number in range(pairs):
+        order = (over, under) if number % 2 == 0 else (under, over)
+        timings = {side.name: time_once(side, number) for side in order}
+        done.append(Pair(number, order[0].name, timings[over.name], timings[under.name]))
+        announce(done[-1])
+    return done
+
+
+def time_once(side: Side, number: int) -> Timing:
+    """Prepare fresh work, and time it."""
+    work = side.prepare(number)
+    try:
+        gc.collect()  # the garbage of the run before is not this one's work
+        wall, cpu = time.perf_counter(), time.process_time()
+        steps = work.run()
+        return Timing(time.perf_counter() - wall, time.process_time() - cpu, steps)
+    finally:
+        work.close()
+
+
+def spread(ratios: list[float]) -> Spread:
+    """Return smallest, median and largest."""
+    return Spread(min(ratios), statistics.median(ratios), max(ratios))
+
+
+def pair_line(pair: Pair) -> str:
+    """Return a line about one pair."""
+    return (
+        f"  pair {pair.number + 1}, {pair.first} first: {pair.over.wall:.2f} / {pair.under.wall:.2f} s = "
+        f"{pair.wall_ratio:.3f}, CPU {pair.over.cpu:.2f} / {pair.under.cpu:.2f} s = {pair.cpu_ratio:.3f}"
+    )
+
+
+def spread_table(title: str, pairs: list[Pair]) -> str:
+    """Return the table of the ratios' spread."""
+    rows = [
+        [name, *(f"{ratio:.3f}" for ratio in spread(ratios))]
+        for name, ratios in (
+            ("wall-clock", [pair.wall_ratio for pair in pairs]),
+            ("CPU time", [pair.cpu_ratio for pair in pairs]),
+        )
+    ]
+    return table((title, "min", "median", "max"), rows)
+
+
+def to_dict(over: Side, under: Side, pairs: list[Pair]) -> dict[str, Any]:
+    """Return all pairs and the ratios' spread as plain data."""
+    return {
+        "ratio": f"{over.name} / {under.name}",
+        "wall_ratio": spread([pair.wall_ratio for pair in pairs])._asdict(),
+        "cpu_ratio": spread([pair.cpu_ratio for pair in pairs])._asdict(),
+        "pairs": [
+            {
+                "first": pair.first,
+                over.name: pair.over._asdict(),
+                under.name: pair.under._asdict(),
+                "wall_ratio": pair.wall_ratio,
+                "cpu_ratio": pair.cpu_ratio,
+            }
+            for pair in pairs
+        ],
+    }

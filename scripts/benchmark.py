@@ -1,0 +1,8 @@
+"""Measure speed: ``python scripts/benchmark.py overhead`` (the same as ``rlsd benchmark``)."""
+
+import sys
+
+from rlsd.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["benchmark", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""Compare variants: ``python scripts/compare.py --env CartPole-v1`` (the same as ``rlsd compare``)."""
+
+import sys
+
+from rlsd.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["compare", *sys.argv[1:]]))

@@ -1,0 +1,75 @@
+"""Evaluation during training, and at the end."""
+
+import numpy as np
+import pytest
+from stable_baselines3 import A2C
+
+from rlsd.cli.environments import evaluation_env, training_env
+from rlsd.cli.evaluation import Evaluation, evaluate
+from rlsd.cli.options import TrainOptions
+from rlsd.cli.plan import plan_new
+from rlsd.cli.runfolder import RunFolder
+
+
+@pytest.fixture
+def parts(tmp_path):
+    plan = plan_new(TrainOptions(env="CartPole-v1", algo="a2c", n_envs=4, log_folder=str(tmp_path)))
+    env = training_env(plan)
+    agent = A2C("MlpPolicy", env, seed=0, device="cpu")
+    return plan, agent, RunFolder.create(tmp_path, "a2c", "CartPole-v1")
+
+
+def evaluation(parts, announce=lambda step, mean: None):
+    plan, agent, folder = parts
+    return Evaluation(evaluation_env(plan, 7, agent.get_env()), folder, 200, 2, seed=7, announce=announce)
+
+
+def stored(folder):
+    with np.load(folder.evaluations) as found:
+        return {key: found[key].tolist() for key in found.files}
+
+
+def test_evaluations_of_a_run_in_two_parts_are_those_of_a_run_in_one(parts, tmp_path):
+    _, agent, folder = parts
+    agent.learn(400, callback=evaluation(parts))
+    second = evaluation(parts)
+    agent.learn(400, callback=second, reset_num_timesteps=False)
+    found = stored(folder)
+    assert found["timesteps"] == [200, 400, 600, 800], "evaluations are missing or at other steps"
+    assert second.best_mean_reward == max(np.mean(found["results"], axis=1)), "the best so far was forgotten"
+
+
+def test_an_evaluation_depends_on_the_step_and_not_on_what_came_before(parts):
+    _, agent, _ = parts
+    seen = []
+    agent.learn(400, callback=evaluation(parts, lambda step, mean: seen.append((step, mean))))
+    once = list(seen)
+    assert [step for step, _ in once] == [200, 400], "steps"
+    fresh = evaluation(parts)
+    fresh.eval_env.seed(7 + 400)
+    again = evaluate(agent, fresh.eval_env, 2)
+    assert again.mean == once[-1][1], "the same agent at the same step scored differently"
+
+
+def test_what_was_evaluated_after_the_checkpoint_is_evaluated_anew(parts):
+    _, agent, folder = parts
+    agent.learn(600, callback=evaluation(parts))
+    agent.num_timesteps = 300  # as if the run had been killed at 600, with its last checkpoint at 300
+    agent.learn(300, callback=evaluation(parts), reset_num_timesteps=False)
+    assert stored(folder)["timesteps"] == [200, 400, 600], "steps are there twice"
+
+
+def test_a_damaged_record_does_not_stop_the_run(parts, capsys):
+    _, agent, folder = parts
+    folder.evaluations.write_bytes(b"PK cut short")
+    agent.learn(200, callback=evaluation(parts))
+    assert "evaluations.npz" in capsys.readouterr().err, "nobody was told"
+    assert stored(folder)["timesteps"] == [200], "no new record"
+
+
+def test_the_score_counts_every_episode(parts):
+    plan, agent, _ = parts
+    score = evaluate(agent, evaluation_env(plan, 3, agent.get_env()), 20)
+    assert score.episodes == 20, "episodes"
+    assert 1 <= score.mean <= 500, "CartPole's range"
+    assert "over 20 episodes" in str(score), "for people"

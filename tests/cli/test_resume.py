@@ -1,0 +1,161 @@
+"""A run that was stopped goes on as if it never had been."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import yaml
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from stable_baselines3 import PPO
+
+from rlsd.cli.main import main
+
+# Constant, since a schedule knows how long the run is to be.
+CONSTANT = ["-params", "learning_rate:0.001", "clip_range:0.2", "n_steps:32", "batch_size:64", "n_epochs:4"]
+QUICK = ["--no-progress", "--eval-episodes", "2", "--n-eval-envs", "2", "--eval-freq", "256"]
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def train(*words):
+    return main(["train", *QUICK, *words])
+
+
+def weights(run):
+    return list(PPO.load(run / "CartPole-v1.zip", device="cpu").policy.parameters())
+
+
+def lengths(run):
+    return [int(row["l"]) for row in csv.DictReader((run / "0.monitor.csv").read_text().splitlines()[1:])]
+
+
+def evaluations(run):
+    with np.load(run / "evaluations.npz") as found:
+        return {key: found[key].tolist() for key in found.files}
+
+
+@pytest.mark.parametrize("extra", [[], ["--baseline"], ["normalize:true"]], ids=["distilled", "baseline", "normalised"])
+def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, capsys, extra):
+    params = [*CONSTANT, *(extra if ":" in "".join(extra) else [])]
+    flags = [word for word in extra if word.startswith("--")]
+    assert train("--env", "CartPole-v1", "-n", "1024", "-f", str(tmp_path), *flags, *params) == 0, "in one"
+    assert train("--env", "CartPole-v1", "-n", "512", "-f", str(tmp_path), *flags, *params) == 0, "first part"
+    one, two = tmp_path / "ppo" / "CartPole-v1_1", tmp_path / "ppo" / "CartPole-v1_2"
+    assert train("--resume", str(two), "-n", "1024") == 0, "second part"
+    assert all(map(torch.equal, weights(one), weights(two))), "the agents differ"
+    assert lengths(one) == lengths(two), "the training episodes differ"
+    assert evaluations(one) == evaluations(two), "the evaluations differ"
+    scores = [json.loads((run / "results.json").read_text()) for run in (one, two)]
+    for key in ("mean_reward", "std_reward", "best_mean_reward", "timesteps"):
+        assert scores[0][key] == scores[1][key], f"{key} differs"
+    assert len(yaml.safe_load((two / "CartPole-v1" / "run.yml").read_text())["sessions"]) == 2, "sessions"
+    assert [path.name for path in (two / "tensorboard").iterdir()] == ["PPO_1"], "TensorBoard shows two runs"
+    assert train("--resume", str(two)) == 0, "a finished run is no error"
+    assert "is finished: 1,024 of 1,024" in capsys.readouterr().out, "a finished run says so"
+
+
+def test_a_resumed_run_stays_the_run_it_was(tmp_path, capsys):
+    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), "--baseline") == 0, "first part"
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    for words in (["--seed", "3"], ["--env", "Acrobot-v1"], ["-params", "gamma:0.5"], ["--recipe", "snapshot"]):
+        assert train("--resume", str(run), *words) == 2, f"{words} were taken"
+        assert "--resume cannot change it" in capsys.readouterr().err, "the message does not say why"
+
+
+def test_a_run_begun_from_a_trained_agent_can_be_resumed(tmp_path):
+    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path)) == 0, "a trained agent"
+    start = tmp_path / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip"
+    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), "-i", str(start)) == 0, "first part"
+    assert train("--resume", str(tmp_path / "ppo" / "CartPole-v1_2"), "-n", "512") == 0, "second part"
+
+
+def test_a_run_without_a_checkpoint_or_with_a_damaged_one_says_so(tmp_path, capsys):
+    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), "--save-freq", "0") == 0, "first part"
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    agent = checkpoint / "agent.zip"
+    agent.write_bytes(agent.read_bytes()[:1000])
+    assert train("--resume", str(run), "-n", "512") == 2, "damaged"
+    err = capsys.readouterr().err
+    assert "agent.zip" in err, f"the file is not named: {err}"
+    assert err.count("\n") == 1, f"more than one line: {err}"
+    (run / "checkpoints").rename(run / "gone")
+    assert train("--resume", str(run), "-n", "512") == 2, "none"
+    assert "no checkpoint" in capsys.readouterr().err, "message"
+
+
+class Changing(CartPoleEnv):
+    """CartPole that may observe one number more."""
+
+    more = 0
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4 + self.more,), np.float32)
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        return np.append(observation, np.zeros(self.more, np.float32)), info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return np.append(observation, np.zeros(self.more, np.float32)), *rest
+
+
+def test_an_environment_whose_spaces_changed_is_refused_and_no_file_lost(tmp_path, capsys, monkeypatch):
+    spec = gym.envs.registration.EnvSpec("Changing-v0", entry_point=Changing, max_episode_steps=100)
+    monkeypatch.setitem(gym.registry, "Changing-v0", spec)
+    assert train("--env", "Changing-v0", "-n", "256", "-f", str(tmp_path), *CONSTANT) == 0, "first part"
+    run = tmp_path / "ppo" / "Changing-v0_1"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    monkeypatch.setattr(Changing, "more", 1)
+    capsys.readouterr()
+    assert train("--resume", str(run), "-n", "512") == 2, "exit code"
+    err = capsys.readouterr().err
+    assert "observation space of Changing-v0 has changed" in err, err
+    assert err.count("\n") == 1, f"more than one line: {err}"
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}, "a file changed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_exits_and_the_run_can_go_on(tmp_path, number):
+    words = [*QUICK, "--env", "CartPole-v1", "-n", "1000000", "-f", str(tmp_path), *CONSTANT]
+    code = "import sys; from rlsd.cli.main import main; sys.exit(main())"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "train", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    for line in process.stdout:
+        if "evaluation" in line:  # training has begun
+            process.send_signal(number)
+            break
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, f"exit code {process.returncode}: {out}{err}"
+    assert "Traceback" not in err, err
+    found = re.search(r"Go on with: rlsd train --resume (\S+)", err)
+    assert found, f"how to go on is not said: {err}"
+    run = Path(found[1])
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert int(checkpoint.name) % 256 == 0, "it stopped within a rollout"
+    more = int(checkpoint.name) + 256
+    assert train("--resume", str(run), "-n", str(more)) == 0, "it could not go on"
+    assert json.loads((run / "results.json").read_text())["timesteps"] == more, "it went on from somewhere else"

@@ -1,0 +1,158 @@
+"""``rlsd train`` from the first flag to the last line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.vec_env import VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import rlsd
+from rlsd.cli.main import main
+
+SMALL = ["--env", "CartPole-v1", "-n", "512", "--no-progress", "--eval-freq", "256", "--n-eval-envs", "2"]
+#: Long episodes cost time and show nothing here.
+QUICK = [*SMALL, "--eval-episodes", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def train(folder, *words):
+    return main(["train", *QUICK, "-f", str(folder), *words])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    logs = tmp_path_factory.mktemp("finished")
+    assert train(logs) == 0, "a plain run failed"
+    return logs / "ppo" / "CartPole-v1_1"
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.policy.parameters(), b.policy.parameters(), strict=True))
+
+
+def test_a_run_leaves_rl_zoo3s_layout(finished):
+    for name in (
+        *("CartPole-v1.zip", "best_model.zip", "evaluations.npz", "0.monitor.csv", "results.json"),
+        *(f"CartPole-v1/{file}" for file in ("args.yml", "config.yml", "command.txt", "distill.yml", "run.yml")),
+    ):
+        assert (finished / name).is_file(), f"{name} is missing"
+    assert not list(finished.rglob("*.tmp")), "something half-written was left"
+
+
+def test_a_run_leaves_its_settings(finished):
+    config = yaml.safe_load((finished / "CartPole-v1" / "config.yml").read_text())
+    assert config["n_timesteps"] == 512, "the command line's steps"
+    assert config["learning_rate"] == "lin_0.001", "the tuned learning rate"
+    rlsd.DistillConfig.from_yaml((finished / "CartPole-v1" / "distill.yml").read_text())
+    run = yaml.safe_load((finished / "CartPole-v1" / "run.yml").read_text())
+    assert run["sessions"][0]["last_step"] == 512, "where it ended"
+    assert "rlsd train --env CartPole-v1" in (finished / "CartPole-v1" / "command.txt").read_text(), "command"
+
+
+def test_the_result_is_of_20_episodes_at_least(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["n_eval_episodes"] == 20, "episodes"
+    assert results["timesteps"] == 512, "steps"
+    assert results["wall_clock_seconds"] > 0, "time"
+    assert 1 <= results["mean_reward"] <= 500, "return"
+
+
+def test_evaluations_are_at_the_asked_steps(finished):
+    with np.load(finished / "evaluations.npz") as found:
+        assert found["timesteps"].tolist() == [256, 512], "steps"
+        assert found["results"].shape == (2, 2), "episodes"
+
+
+def test_tensorboard_shows_training_evaluation_and_distillation(finished):
+    (events,) = (finished / "tensorboard").iterdir()
+    tags = EventAccumulator(str(events)).Reload().Tags()["scalars"]
+    assert {"rollout/ep_rew_mean", "eval/mean_reward", "train/loss"} <= set(tags), "SB3's own"
+    assert any(tag.startswith("distill/") for tag in tags), "ours"
+
+
+def test_the_agents_load_in_plain_sb3(finished):
+    for name in ("CartPole-v1.zip", "best_model.zip"):
+        assert PPO.load(finished / name, device="cpu").num_timesteps > 0, f"{name} does not load"
+
+
+def test_the_end_says_what_came_of_it(tmp_path, capsys):
+    assert train(tmp_path, "--eval-freq", "0") == 0, "exit code"
+    out = capsys.readouterr().out
+    for text in ("over 20 episodes", "Wall-clock", "steps/s", "best_model.zip", "tensorboard --logdir"):
+        assert text in out, f"{text!r} is not said"
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    assert (run / "best_model.zip").is_file(), "without evaluations the final agent is the best there is"
+
+
+def test_the_same_seed_gives_the_same_agent_and_another_another(finished, tmp_path):
+    assert train(tmp_path) == 0, "exit code"
+    assert train(tmp_path, "--seed", "1") == 0, "exit code"
+    first = PPO.load(finished / "CartPole-v1.zip", device="cpu")
+    again, other = (PPO.load(tmp_path / "ppo" / f"CartPole-v1_{k}" / "CartPole-v1.zip", device="cpu") for k in (1, 2))
+    assert same(first, again), "the same seed gave another agent"
+    assert not same(first, other), "another seed gave the same agent"
+
+
+def test_baseline_is_plain_sb3_bit_for_bit(tmp_path):
+    from rlsd_envs import make_vec_env
+
+    constant = ["-params", "learning_rate:0.001", "clip_range:0.2", "n_steps:32", "batch_size:64"]
+    assert train(tmp_path, "--baseline", *constant, "--num-threads", "1") == 0, "exit code"
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    assert not (run / "CartPole-v1" / "distill.yml").exists(), "there is no distillation to describe"
+    env = make_vec_env("CartPole-v1", n_envs=8, seed=0)
+    settings = {"learning_rate": 0.001, "clip_range": 0.2, "n_steps": 32, "batch_size": 64}
+    settings |= {"gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 20, "ent_coef": 0.0}
+    plain = PPO("MlpPolicy", env, seed=0, device="cpu", **settings).learn(512)
+    assert same(PPO.load(run / "CartPole-v1.zip", device="cpu"), plain), "--baseline is not plain SB3"
+
+
+def test_a2c_with_normalisation_saves_its_statistics(tmp_path):
+    words = ["--algo", "a2c", "-params", "normalize:true", "n_steps:8", "--recipe", "snapshot"]
+    assert train(tmp_path, *words, "--distill", "strength.value=0.3") == 0, "exit code"
+    run = tmp_path / "a2c" / "CartPole-v1_1"
+    A2C.load(run / "CartPole-v1.zip", device="cpu")
+    for name in ("vecnormalize.pkl", "best_vecnormalize.pkl"):
+        assert (run / "CartPole-v1" / name).is_file(), f"{name} is missing"
+    config = rlsd.DistillConfig.from_yaml((run / "CartPole-v1" / "distill.yml").read_text())
+    assert config.strength.value == 0.3, "--distill was not followed"
+
+
+def test_training_starts_from_a_trained_agent(finished, tmp_path):
+    words = ["-i", str(finished / "CartPole-v1.zip"), "-params", "learning_rate:0", "--distill", "strength.value=0"]
+    assert train(tmp_path, *words) == 0, "exit code"
+    after = PPO.load(tmp_path / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip", device="cpu")
+    assert same(after, PPO.load(finished / "CartPole-v1.zip", device="cpu")), "it started from other weights"
+
+
+def test_statistics_beside_a_trained_agent_are_taken_up(tmp_path):
+    assert train(tmp_path, "-params", "normalize:true") == 0, "exit code"
+    zip_file = tmp_path / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip"
+    assert train(tmp_path, "-params", "normalize:true", "-i", str(zip_file)) == 0, "exit code"
+    from rlsd_envs import make_vec_env
+
+    files = [tmp_path / "ppo" / f"CartPole-v1_{k}" / "CartPole-v1" / "vecnormalize.pkl" for k in (1, 2)]
+    counts = [VecNormalize.load(str(file), make_vec_env("CartPole-v1")).obs_rms.count for file in files]
+    assert counts[1] > 1.9 * counts[0], f"the statistics started anew: {counts}"
+
+
+def test_a_config_file_of_another_run_is_taken(finished, tmp_path):
+    file = finished / "CartPole-v1" / "distill.yml"
+    assert train(tmp_path, "--config", str(file)) == 0, "exit code"
+    copy = tmp_path / "ppo" / "CartPole-v1_1" / "CartPole-v1" / "distill.yml"
+    assert copy.read_text() == file.read_text(), "another config was used"
+
+
+def test_tensorboard_can_be_elsewhere(tmp_path):
+    assert train(tmp_path / "logs", "-tb", str(tmp_path / "tb")) == 0, "exit code"
+    assert list((tmp_path / "tb" / "ppo" / "CartPole-v1_1").rglob("events*")), "nothing was logged there"
