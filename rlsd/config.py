@@ -32,7 +32,7 @@ import yaml
 
 QUESTIONS = ("teacher", "states", "divergence", "strength", "timing")
 
-#: The answers that ``DistillConfig()`` gives where nothing is said: chosen by experiment, see docs/defaults.md.
+#: The answers that a config gives where nothing is said: the plainest to each question. See also ``recipes.DEFAULT``.
 DEFAULTS: dict[str, str] = {
     "teacher": "snapshot",
     "states": "reservoir",

@@ -12,10 +12,25 @@ from rlsd.config import DistillConfig, nearest
 #: What ``distill=`` takes everywhere.
 Distill = DistillConfig | Mapping[str, Any] | str | bool | None
 
+#: What ``distill=True`` and ``train.py`` mean: chosen by experiment, see docs/defaults.md.
+DEFAULT = "best"
+
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "best": (
+        "A guard: the policy at its best so far pulls the agent back when its training return falls far behind.",
+        {
+            "teacher": {"type": "best", "every": 1},
+            "strength": {"type": "constant", "value": 1.0, "gates": [{"type": "return", "margin": 0.2, "width": 0.2}]},
+            "timing": {"type": "every_step", "stride": 2},
+        },
+    ),
     "snapshot": (
-        "A frozen copy of the policy, taken before every update, holds it on states from its whole life.",
-        {},
+        "A frozen copy of the policy, taken now and then, holds it on states from its whole life.",
+        {
+            "teacher": {"type": "snapshot", "every": 2048},
+            "strength": {"type": "constant", "value": 1.0},
+            "timing": {"type": "every_step", "stride": 2},
+        },
     ),
 }
 
@@ -50,7 +65,7 @@ def resolve(distill: Distill) -> DistillConfig | None:
     if distill is None or distill is False:
         return None
     if distill is True:
-        return DistillConfig()
+        return recipe(DEFAULT)
     if isinstance(distill, DistillConfig):
         return distill
     if isinstance(distill, str):

@@ -87,11 +87,11 @@ class Schedule(Strength, name="schedule"):
             )
         if callable(self.value) and not isinstance(self.value, type):
             return
-        value: Any = self.value
-        object.__setattr__(self, "value", checked_number("strength.value", value))
-        if self.shape == "exponential" and min(float(self.value), self.end) <= 0.0:
+        value = checked_number("strength.value", self.value)
+        object.__setattr__(self, "value", value)
+        if self.shape == "exponential" and min(value, self.end) <= 0.0:
             raise ValueError(
-                f"strength.value and strength.end must be > 0 for an exponential schedule, got {self.value}, {self.end}"
+                f"strength.value and strength.end must be > 0 for an exponential schedule, got {value}, {self.end}"
             )
 
     def at(self, remaining: float) -> float:  # noqa: D102

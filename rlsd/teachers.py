@@ -176,10 +176,12 @@ class Snapshot(Teaching, name="snapshot"):
 
     :param every: environment steps from one snapshot to the next, rounded up to whole rollouts; 1 takes one before
         every update. A short interval limits how far one update carries the policy off on states outside the current
-        batch; a long one keeps what was known, and holds back learning. Usual range 1 to 100,000.
+        batch; a long one keeps what was known, and holds back learning. An algorithm that makes one gradient step per
+        rollout (A2C) needs more than a rollout's steps: a teacher equal to its student pulls at nothing. Usual range 1
+        to 100,000.
     """
 
-    every: int = integer(1, low=1)
+    every: int = integer(2048, low=1)
 
     def build(self, actor: Actor) -> SnapshotTeacher:  # noqa: D102
         return SnapshotTeacher(actor, self.every)

@@ -138,6 +138,7 @@ def _run_changes(options: TrainOptions) -> dict[str, Any]:
 
 def _distillation(options: TrainOptions) -> DistillConfig | None:
     from rlsd import DistillConfig, recipe
+    from rlsd.recipes import DEFAULT
 
     if options.baseline:
         return None
@@ -147,7 +148,7 @@ def _distillation(options: TrainOptions) -> DistillConfig | None:
             config = DistillConfig.from_yaml(Path(options.config).read_text(encoding="utf-8"))
     else:
         with blame_input():
-            config = recipe(options.recipe) if options.recipe else DistillConfig()
+            config = recipe(options.recipe or DEFAULT)
     with blame_input("--distill"):
         return config.changed(changes)
 
