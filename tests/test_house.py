@@ -20,9 +20,9 @@ LONGEST_FILE = 400
 # From the ground up. A module imports from its own layer or from one below; what holds a folder holds all within it.
 LAYERS = (
     {"rlsd.version", "rlsd.config"},
-    {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences"},
-    {"rlsd.teachers", "rlsd.states", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
-    {"rlsd.replay", "rlsd.deposit", "rlsd.distiller", "rlsd.monitoring"},
+    {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"},
+    {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
+    {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring"},
     {"rlsd.checkpoint"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.resume", "rlsd.environment_state", "rlsd.recipes"},
     {"rlsd"},
