@@ -16,6 +16,7 @@ from rlsd.strength import Constant, Schedule
 from rlsd.teachers import Best, Snapshot
 from rlsd.timing import EveryStep
 from rlsd.version import __version__
+from rlsd.weights import load_weights
 from rlsd.wrapping import SelfDistilled, distill, undistill
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "distill",
     "latest_checkpoint",
+    "load_weights",
     "recipe",
     "recipes",
     "register_actor",

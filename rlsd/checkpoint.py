@@ -185,7 +185,11 @@ def _read_entries(name: str, archive: zipfile.ZipFile) -> Saved | None:
         raise ValueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else data
-        raise ValueError(f"{name}: rlsd {__version__} reads format {FORMAT} of {CONFIG}, found {found!r}")
+        writer = data.get("rlsd") if isinstance(data, dict) else None
+        raise ValueError(
+            f"{name} was written by rlsd {writer} in format {found!r}, and rlsd {__version__} reads format {FORMAT}: "
+            "load it with the rlsd that wrote it, or with plain SB3, which ignores the distillation"
+        )
     return Saved(name, data, tensors)
 
 

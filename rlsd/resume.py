@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ import safetensors.torch
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from rlsd import environment_state
+from rlsd import environment_state, faults
 from rlsd.version import __version__
 from rlsd.wrapping import SelfDistilled, is_wrapped
 
 AGENT, ENVIRONMENT, GENERATORS, SUMMARY = "agent.zip", "environment.pkl", "generators.json", "checkpoint.json"
-REPLAY_BUFFER, MEMORY = "replay_buffer.pkl", "memory.safetensors"
+REPLAY_BUFFER, MEMORY, STATISTICS = "replay_buffer.pkl", "memory.safetensors", "vecnormalize.pkl"
 
 
 class Stopped(Exception):
@@ -66,7 +67,8 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
     Only resume what you saved yourself: SB3's zip and the environment are unpickled, which runs code.
 
     :param folder: what :func:`save_checkpoint` wrote, or a folder of :class:`Checkpoints`, whose latest is taken.
-    :param env: replaces the saved environment. Its episodes start afresh, so the run goes on but not exactly.
+    :param env: replaces the saved environment. Its episodes start afresh, so the run goes on but not exactly; a
+        ``VecNormalize`` around it takes up the saved statistics.
     :param device: where the agent is to train.
     :raises ValueError: when the folder is no checkpoint or damaged, or its environment could not be saved and none is
         given; the message says what to do.
@@ -82,6 +84,8 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
         agent.set_env(environment_state.thaw((folder / ENVIRONMENT).read_bytes()), force_reset=False)
     elif summary["not_exact"]:
         raise ValueError(f"{folder} holds no environment: {summary['not_exact']}. Pass env=...")
+    if env is not None:
+        _take_statistics(agent, folder)
     _load_what_the_zip_leaves_out(agent, folder)
     # Last, since loading seeds every generator anew.
     _restore_generators(agent, json.loads((folder / GENERATORS).read_text()))
@@ -117,6 +121,7 @@ class Checkpoints(BaseCallback):
         self._saved_at: int | None = None
         self._announced = False
         self._stop = False
+        self._reported = False
 
     def request_stop(self) -> None:
         """Save at the next boundary between rollouts, then end ``learn`` by raising :class:`Stopped` there.
@@ -134,12 +139,22 @@ class Checkpoints(BaseCallback):
         if self._saved_at is None:
             self._saved_at = self.model.num_timesteps
         if self._stop or self.model.num_timesteps - self._saved_at >= self.every:
-            save_checkpoint(self.model, self.folder / str(self.model.num_timesteps))
-            self._saved_at = self.model.num_timesteps
-            for old in _checkpoints(self.folder)[: -self.keep]:
-                shutil.rmtree(old, ignore_errors=True)
+            self._save()
         if self._stop:
             raise Stopped(f"stopped and saved at {self.model.num_timesteps} steps")
+
+    def _save(self) -> None:
+        self._saved_at = self.model.num_timesteps
+        broken = faults.nonfinite_parameter(self.model)
+        if broken is not None:
+            if not self._reported:
+                self._reported = True
+                kept = f"the checkpoints in {self.folder} stay as they were"
+                warnings.warn(f"{faults.report(broken, self.model)}; {kept}", stacklevel=2)
+            return
+        save_checkpoint(self.model, self.folder / str(self.model.num_timesteps))
+        for old in _checkpoints(self.folder)[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _on_rollout_start(self) -> None:
         # A plain SB3 agent announces no boundary. This is as good, but with gSDE, whose noise is drawn just before.
@@ -214,6 +229,9 @@ def _save_what_the_zip_leaves_out(agent: Any, folder: Path) -> None:
     """Save the replay buffer of off-policy agents, and the memory with which a recurrent one goes on."""
     if getattr(agent, "replay_buffer", None) is not None:
         agent.save_replay_buffer(folder / REPLAY_BUFFER)
+    statistics = agent.get_vec_normalize_env()
+    if statistics is not None:  # also for an environment that cannot be saved itself
+        statistics.save(str(folder / STATISTICS))
     memory = getattr(agent, "_last_lstm_states", None)
     if memory is not None:
         tensors = {f"{i}/{j}": part.cpu().contiguous() for i, pair in enumerate(memory) for j, part in enumerate(pair)}
@@ -230,6 +248,16 @@ def _load_what_the_zip_leaves_out(agent: Any, folder: Path) -> None:
     if getattr(agent, "action_noise", None) is not None:
         # learn() resets the noise; a wrapped agent puts this back after it did.
         agent._resumed_noise = copy.deepcopy(agent.action_noise)
+
+
+def _take_statistics(agent: BaseAlgorithm, folder: Path) -> None:
+    """Give a new environment the running statistics of the old."""
+    env = agent.get_vec_normalize_env()
+    if env is not None and (folder / STATISTICS).is_file():
+        saved = VecNormalize.load(str(folder / STATISTICS), env.venv)
+        if env.norm_obs:
+            env.obs_rms = saved.obs_rms
+        env.ret_rms = saved.ret_rms
 
 
 def _generators(agent: BaseAlgorithm) -> dict[str, Any]:

@@ -24,7 +24,7 @@ LAYERS = (
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
     {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring"},
     {"rlsd.checkpoint"},
-    {"rlsd.wrapping", "rlsd.callback", "rlsd.resume", "rlsd.environment_state", "rlsd.recipes"},
+    {"rlsd.wrapping", "rlsd.callback", "rlsd.resume", "rlsd.environment_state", "rlsd.recipes", "rlsd.weights", "rlsd.faults"},
     {"rlsd"},
     {"rlsd.cli"},
 )
