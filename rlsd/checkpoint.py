@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,14 +56,20 @@ def save(agent: BaseAlgorithm, path: Any, distiller: Distiller | None, plain_sav
         target = with_suffix(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as unfinished:
-            plain_save(unfinished)
+            _write_plain(unfinished, plain_save)
             _append(unfinished, distiller)
     else:
         with tempfile.TemporaryDirectory() as folder:
             unfinished = Path(folder, "agent.zip")
-            plain_save(unfinished)
+            _write_plain(unfinished, plain_save)
             _append(unfinished, distiller)
             path.write(unfinished.read_bytes())
+
+
+def _write_plain(path: Path, plain_save: Callable[[Any], None]) -> None:
+    # Given a path, SB3 leaves the file open when it fails, and an open file cannot be removed everywhere.
+    with path.open("wb") as file:
+        plain_save(file)
 
 
 def with_suffix(path: Any) -> Path:
@@ -138,7 +146,14 @@ class Saved:
     def config(self) -> DistillConfig | None:
         """Return the five answers, None when the agent was saved with distillation off."""
         answers = self.data.get("distill")
-        return None if answers is None else DistillConfig.from_dict(answers)
+        try:
+            return None if answers is None else DistillConfig.from_dict(answers)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+
+    def answers(self, config: DistillConfig | None) -> bool:
+        """Tell whether the state was saved with these answers; functions are compared by their names."""
+        return bool(self.data.get("distill") == (None if config is None else config.to_dict()))
 
     def restore(self, distiller: Distiller, agent: BaseAlgorithm) -> None:
         """Put the saved state into a fresh distiller of the same config."""
@@ -164,7 +179,8 @@ def read(path: Any, algorithm: type[BaseAlgorithm]) -> Saved | None:
                 raise ValueError(f"{name} is damaged: its entry {broken!r} fails its checksum")
             _check_algorithm(name, archive, algorithm)
             return _read_entries(name, archive)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError) as error:
+        # RuntimeError: an entry that says it is encrypted, or compressed in a way unknown.
         raise ValueError(f"{name} is damaged or no SB3 zip: {error}") from error
     finally:
         if isinstance(source, io.IOBase):

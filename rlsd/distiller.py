@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
 from rlsd.actors import actor_for
@@ -22,6 +23,7 @@ from rlsd.config import DistillConfig
 from rlsd.deposit import Deposit
 from rlsd.divergences import Divergence
 from rlsd.monitoring import Figures
+from rlsd.observations import as_items
 from rlsd.penalty import Penalty
 from rlsd.replay import Replay
 from rlsd.sources import EvaluationSource, source_for
@@ -158,7 +160,7 @@ class Distiller:
         figures = {f"distill/{key}": value for key, value in self.monitor.means().items()}
         return figures | {
             "distill/coef": self.strength.value,
-            "distill/teacher_age": float(agent.num_timesteps - (self.teacher.refreshed_at or 0)),
+            "distill/teacher_age": float(self.teacher.age(agent)),
             "distill/snapshots": float(self.teacher.version),
             "distill/states": float(self.states.count),
             "distill/skipped_nonfinite": float(self.penalty.dropped) + self.states.rejected,
@@ -202,10 +204,20 @@ class Distiller:
         try:
             self.teacher.load(agent, parts["teacher"], state["teacher"])
             self.replay.load(parts["replay"], state["replay"])
+            self._check_states(agent)
             self.strength.load(state["strength"])
             self.penalty.load(state["penalty"])
             self.source.load(state["source"])
             self.actor.family.load(state["family"])
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, RuntimeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the saved distillation state does not fit this agent: {reason}") from error
+
+    def _check_states(self, agent: BaseAlgorithm) -> None:
+        """Raise when the states taken up are none of this agent's."""
+        expected = as_items(get_obs_shape(agent.observation_space))
+        stored = self.states.tensors()
+        found = {key: tuple(stored[key].shape[1:]) for key in expected.keys() & stored.keys()}
+        if stored and found != expected:
+            shapes = {key: tuple(tensor.shape[1:]) for key, tensor in stored.items()}
+            raise ValueError(f"the saved states do not fit this agent: {shapes} found, {expected} expected")

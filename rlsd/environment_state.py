@@ -35,8 +35,15 @@ def freeze(env: VecEnv) -> bytes:
 
 
 def thaw(data: bytes) -> VecEnv:
-    """Undo :func:`freeze`. Runs code from ``data``."""
-    env = cloudpickle.loads(data)
+    """Undo :func:`freeze`. Runs code from ``data``.
+
+    :raises ValueError: when it is damaged, or what it needs cannot be imported here.
+    """
+    try:
+        env = cloudpickle.loads(data)
+    except Exception as error:  # whatever unpickling raises
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"the saved environment is damaged or cannot be made here: {reason}") from error
     assert isinstance(env, VecEnv), f"a frozen environment is a VecEnv, got {type(env).__name__}"
     return env
 

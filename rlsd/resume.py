@@ -61,7 +61,7 @@ def save_checkpoint(agent: BaseAlgorithm, folder: str | os.PathLike[str]) -> Pat
     return folder
 
 
-def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: Any = "auto") -> Any:
+def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: Any = "auto", **load: Any) -> Any:
     """Return the agent of a checkpoint, ready to go on with ``learn(..., reset_num_timesteps=False)``.
 
     Only resume what you saved yourself: SB3's zip and the environment are unpickled, which runs code.
@@ -70,6 +70,7 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
     :param env: replaces the saved environment. Its episodes start afresh, so the run goes on but not exactly; a
         ``VecNormalize`` around it takes up the saved statistics.
     :param device: where the agent is to train.
+    :param load: passed on to the agent's ``load``; ``distill=`` hands over a schedule that is a function.
     :raises ValueError: when the folder is no checkpoint or damaged, or its environment could not be saved and none is
         given; the message says what to do.
     """
@@ -77,18 +78,19 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
     if not (folder / SUMMARY).is_file():
         folder = latest_checkpoint(folder)
     summary = _read_summary(folder)
-    agent: Any = _algorithm(summary["algorithm"], summary["wrapped"]).load(folder / AGENT, device=device)
+    generators = _read_generators(folder / GENERATORS)
+    agent: Any = _algorithm(summary["algorithm"], summary["wrapped"]).load(folder / AGENT, device=device, **load)
     if env is not None:
         agent.set_env(env, force_reset=True)
-    elif (folder / ENVIRONMENT).is_file():
-        agent.set_env(environment_state.thaw((folder / ENVIRONMENT).read_bytes()), force_reset=False)
     elif summary["not_exact"]:
         raise ValueError(f"{folder} holds no environment: {summary['not_exact']}. Pass env=...")
+    elif summary["environment"]:
+        agent.set_env(_thawed(folder / ENVIRONMENT), force_reset=False)
     if env is not None:
         _take_statistics(agent, folder)
     _load_what_the_zip_leaves_out(agent, folder)
     # Last, since loading seeds every generator anew.
-    _restore_generators(agent, json.loads((folder / GENERATORS).read_text()))
+    _restore_generators(agent, generators)
     return agent
 
 
@@ -136,11 +138,12 @@ class Checkpoints(BaseCallback):
         :raises Stopped: when that was asked for.
         """
         self._announced = True
-        if self._saved_at is None:
+        if self._saved_at is None or self._saved_at > self.model.num_timesteps:  # learn() counts anew
             self._saved_at = self.model.num_timesteps
         if self._stop or self.model.num_timesteps - self._saved_at >= self.every:
             self._save()
         if self._stop:
+            self._stop = False
             raise Stopped(f"stopped and saved at {self.model.num_timesteps} steps")
 
     def _save(self) -> None:
@@ -152,9 +155,10 @@ class Checkpoints(BaseCallback):
                 kept = f"the checkpoints in {self.folder} stay as they were"
                 warnings.warn(f"{faults.report(broken, self.model)}; {kept}", stacklevel=2)
             return
-        save_checkpoint(self.model, self.folder / str(self.model.num_timesteps))
+        new = save_checkpoint(self.model, self.folder / str(self.model.num_timesteps))
         for old in _checkpoints(self.folder)[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old != new:  # an earlier, longer run left its own here
+                shutil.rmtree(old, ignore_errors=True)
 
     def _on_rollout_start(self) -> None:
         # A plain SB3 agent announces no boundary. This is as good, but with gSDE, whose noise is drawn just before.
@@ -190,17 +194,37 @@ def _summary(agent: BaseAlgorithm) -> dict[str, Any]:
         "wrapped": is_wrapped(cls),
         "num_timesteps": agent.num_timesteps,
         "total_timesteps": agent._total_timesteps,
+        "environment": agent.get_env() is not None,
     }
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:
     try:
         summary = json.loads((folder / SUMMARY).read_text())
-        if not {"algorithm", "wrapped", "not_exact", "num_timesteps"} <= summary.keys():
+        if not {"algorithm", "wrapped", "not_exact", "environment", "num_timesteps"} <= summary.keys():
             raise ValueError("keys are missing")
+        if not isinstance(summary["algorithm"], str):
+            raise ValueError(f"its algorithm is {summary['algorithm']!r}")
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder / SUMMARY} is damaged: {error}") from error
     return dict(summary)
+
+
+def _read_generators(path: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads(path.read_text())
+        if not {"python", "numpy", "torch", "cuda", "action_space"} <= saved.keys():
+            raise ValueError("keys are missing")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return dict(saved)
+
+
+def _thawed(path: Path) -> VecEnv:
+    try:
+        return environment_state.thaw(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _algorithm(name: str, wrapped: bool) -> type[Any]:

@@ -27,13 +27,25 @@ class Teacher(ABC):
         self.actor = actor
         #: Increases whenever the teacher would answer differently: targets of an older version are asked for anew.
         self.version = 0
-        #: Environment steps at which it was last refreshed, None before it ever was.
+        #: Environment steps at which it was last refreshed, None before it ever was, 0 when that was in an earlier
+        #: ``learn()``, which counted for itself.
         self.refreshed_at: int | None = None
+        self._seen = 0
 
     @property
     def ready(self) -> bool:
         """Whether there is anything to teach yet."""
         return self.version > 0
+
+    def age(self, agent: BaseAlgorithm) -> int:
+        """Return the environment steps since it was last refreshed, or since the start."""
+        return agent.num_timesteps - (self.refreshed_at or 0)
+
+    def keep_time(self, agent: BaseAlgorithm) -> None:
+        """Take note when ``learn()`` began to count anew. Called once before each update."""
+        if agent.num_timesteps <= self._seen and self.refreshed_at is not None:
+            self.refreshed_at = 0
+        self._seen = agent.num_timesteps
 
     @abstractmethod
     def refresh(self, agent: BaseAlgorithm) -> bool:
@@ -49,11 +61,12 @@ class Teacher(ABC):
 
     def state(self) -> dict[str, Any]:
         """Return the rest of the teacher's state as plain data."""
-        return {"version": self.version, "refreshed_at": self.refreshed_at}
+        return {"version": self.version, "refreshed_at": self.refreshed_at, "seen": self._seen}
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take up what :meth:`tensors` and :meth:`state` returned."""
         self.version, self.refreshed_at = int(state["version"]), state["refreshed_at"]
+        self._seen = int(state["seen"])
 
 
 class SnapshotTeacher(Teacher):
@@ -62,22 +75,15 @@ class SnapshotTeacher(Teacher):
     def __init__(self, actor: Actor, every: int) -> None:
         super().__init__(actor)
         self.every = every
-        #: Environment steps at the latest call of refresh: they grow from call to call unless learn() began anew.
-        self.asked_at = 0
         self.policy: nn.Module | None = None
         self.normalization: Normalization | None = None
 
     def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
-        if not self._due(agent):
+        self.keep_time(agent)
+        if self.age(agent) < self.every:
             return False
         self.take(agent)
         return True
-
-    def _due(self, agent: BaseAlgorithm) -> bool:
-        if agent.num_timesteps <= self.asked_at and self.refreshed_at is not None:
-            self.refreshed_at = 0  # learn() began to count anew, and so does the teacher's age
-        self.asked_at = agent.num_timesteps
-        return agent.num_timesteps - (self.refreshed_at or 0) >= self.every
 
     def take(self, agent: BaseAlgorithm) -> None:
         """Freeze the policy as it is now."""
@@ -95,9 +101,6 @@ class SnapshotTeacher(Teacher):
             seen = observations if self.normalization is None else self.normalization(observations)
             return self.actor.family.normalized(self.actor.parameters(self.policy, seen))
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
-        return super().state() | {"asked_at": self.asked_at}
-
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         out: dict[str, Tensor] = {}
         if self.policy is not None:
@@ -108,11 +111,12 @@ class SnapshotTeacher(Teacher):
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
         super().load(agent, tensors, state)
-        self.asked_at = int(state["asked_at"])
         parts: dict[str, dict[str, Tensor]] = {"policy": {}, "normalization": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor
+        if self.ready and not parts["policy"]:
+            raise ValueError("the saved teacher does not fit this policy: it has no tensors")
         if parts["policy"]:
             self.policy = self.actor.frozen(agent.policy)
             _copy_into(self.policy, parts["policy"])
@@ -128,8 +132,9 @@ class BestTeacher(SnapshotTeacher):
         self.best: float | None = None
 
     def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
+        self.keep_time(agent)
         present = smoothed_return(agent)
-        if not self._due(agent) or present is None or (self.best is not None and present < self.best):
+        if self.age(agent) < self.every or present is None or (self.best is not None and present < self.best):
             return False
         self.best = present
         self.take(agent)

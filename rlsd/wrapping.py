@@ -140,11 +140,13 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             saved = checkpoint.read(path, base)
             if "distill" in kwargs:
                 config = resolve(kwargs.pop("distill"))
+                same = saved is not None and saved.answers(config)
             else:
                 config = resolve(True) if saved is None else saved.config()
+                same = saved is not None
             # SB3's load puts keywords into the agent before it sets the model up, where the distiller is made.
             agent = super().load(path, env, device, _distill_config=config, **kwargs)
-            if saved is not None and agent.distiller is not None and config == saved.config():
+            if saved is not None and same and agent.distiller is not None:
                 saved.restore(agent.distiller, agent)
             return agent
 

@@ -1,0 +1,512 @@
+"""An agent's zip: readable by plain SB3, restored to the last bit, never lost, and distrusted when read."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from agents import (
+    ALGORITHMS,
+    KINDS,
+    ROLLOUT,
+    build,
+    config,
+    copied,
+    differences,
+    distillation_state,
+    distilled,
+    make_env,
+    training_state,
+)
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+
+import rlsd
+from rlsd import checkpoint
+
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+SelfDistilledPPO = rlsd.SelfDistilled(PPO)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """The zip of an agent that was pulled."""
+    agent = distilled().learn(3 * ROLLOUT)
+    agent.save(tmp_path / "agent.zip")
+    return tmp_path / "agent.zip"
+
+
+def rewritten(path: Path, changes: dict[str, bytes | None], compression: int = zipfile.ZIP_STORED) -> Path:
+    """Replace entries of a zip, None to leave one out."""
+    with zipfile.ZipFile(path) as archive:
+        entries: dict[str, bytes | None] = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in (entries | changes).items():
+            if data is not None:
+                archive.writestr(name, data)
+    return path
+
+
+def stored(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(checkpoint.CONFIG)), safetensors.torch.load(archive.read(checkpoint.STATE))
+
+
+# --- Beside plain SB3 -----------------------------------------------------------------------------
+
+WITHOUT_RLSD = """
+import pickle, sys
+sys.modules["rlsd"] = None  # any import of it fails
+from pathlib import Path
+import numpy as np
+from stable_baselines3 import A2C, PPO
+
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    algorithm = {"A2C": A2C, "PPO": PPO}[folder.name.partition("-")[0]]
+    agent = algorithm.load(folder / "agent.zip", device="cpu")
+    assert type(agent) is algorithm
+    observations, expected = pickle.loads((folder / "expected.pkl").read_bytes())
+    np.testing.assert_array_equal(agent.predict(observations, deterministic=True)[0], expected)
+    agent.policy.optimizer.state_dict()
+    assert not [name for name in vars(agent) if "distil" in name]
+    print(folder.name)
+"""
+
+
+def test_a_zip_acts_the_same_in_plain_sb3_where_rlsd_is_missing(tmp_path: Path) -> None:
+    # Kinds with a features extractor of ours are left out: whoever loads those needs the extractor.
+    kinds = [kind for kind in KINDS if "features_extractor_class" not in KINDS[kind].policy_kwargs]
+    names = []
+    for kind in kinds:
+        for name, algorithm in ALGORITHMS.items():
+            agent = distilled(algorithm, kind).learn(3 * ROLLOUT)
+            folder = tmp_path / f"{name}-{kind}"
+            agent.save(folder / "agent")
+            observations = agent.env.reset()
+            expected = agent.predict(observations, deterministic=True)[0]
+            (folder / "expected.pkl").write_bytes(pickle.dumps((observations, expected)))
+            names.append(folder.name)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RLSD, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == sorted(names)
+
+
+@every_algorithm
+def test_a_plain_zip_is_loaded_and_distilled(algorithm: type[BaseAlgorithm], tmp_path: Path) -> None:
+    plain = build(algorithm).learn(3 * ROLLOUT)
+    plain.save(tmp_path / "plain")
+    agent = rlsd.SelfDistilled(algorithm).load(tmp_path / "plain", env=make_env(), distill=config())
+    assert not differences(dict(plain.policy.state_dict()), dict(agent.policy.state_dict()))
+    assert agent.distiller.config == config()
+    agent.learn(3 * ROLLOUT)
+    assert agent.distiller.deposits > 0
+    assert rlsd.SelfDistilled(algorithm).load(tmp_path / "plain").distiller.config == rlsd.DistillConfig()
+
+
+def test_our_zip_holds_sb3s_entries_unchanged(saved: Path, tmp_path: Path) -> None:
+    rlsd.undistill(SelfDistilledPPO.load(saved)).save(tmp_path / "plain")
+    with zipfile.ZipFile(saved) as ours, zipfile.ZipFile(tmp_path / "plain.zip") as plain:
+        assert set(ours.namelist()) - set(plain.namelist()) == {checkpoint.CONFIG, checkpoint.STATE}
+        assert json.loads(ours.read("data")).keys() == json.loads(plain.read("data")).keys()
+
+
+def test_checkpoint_and_eval_callbacks_write_zips_that_remember_the_distillation(tmp_path: Path) -> None:
+    agent = distilled()
+    evaluation = EvalCallback(
+        make_env(),
+        eval_freq=ROLLOUT,
+        n_eval_episodes=2,
+        best_model_save_path=str(tmp_path / "best"),
+        verbose=0,
+    )
+    agent.learn(4 * ROLLOUT, callback=[CheckpointCallback(ROLLOUT, str(tmp_path / "kept")), evaluation])
+    files = [tmp_path / "best" / "best_model.zip", *sorted((tmp_path / "kept").iterdir())]
+    assert len(files) == 3
+    for file in files:
+        again = SelfDistilledPPO.load(file, env=make_env())
+        assert again.distiller.config == config()
+        assert again.distiller.states.count > 0
+        assert type(PPO.load(file)) is PPO
+    again.learn(3 * ROLLOUT)
+
+
+def test_parameters_can_be_set_from_a_zip(saved: Path) -> None:
+    agent, source = distilled(seed=9), SelfDistilledPPO.load(saved)
+    agent.set_parameters(str(saved))
+    assert not differences(dict(agent.policy.state_dict()), dict(source.policy.state_dict()))
+
+
+# --- Restored -------------------------------------------------------------------------------------
+
+
+@every_algorithm
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_saved_is_restored_to_the_last_bit(algorithm: type[BaseAlgorithm], kind: str, tmp_path: Path) -> None:
+    gated = rlsd.Constant(1.0, gates=rlsd.ReturnGate(margin=0.0, width=1.0))
+    agent = distilled(algorithm, kind, distill=config(strength=gated)).learn(3 * ROLLOUT)
+    agent.save(tmp_path / "agent")
+    again = rlsd.SelfDistilled(algorithm).load(tmp_path / "agent")
+    assert again.distiller.config == agent.distiller.config
+    assert not differences(distillation_state(agent), distillation_state(again))
+    assert not differences(dict(agent.policy.state_dict()), dict(again.policy.state_dict()))
+    assert not differences(agent.policy.optimizer.state_dict(), again.policy.optimizer.state_dict())
+
+
+@every_algorithm
+def test_loaded_and_trained_on_is_trained_on(algorithm: type[BaseAlgorithm], tmp_path: Path) -> None:
+    agent = distilled(algorithm).learn(3 * ROLLOUT)
+    agent.save(tmp_path / "agent")
+    states = []
+    for _ in range(2):
+        again = rlsd.SelfDistilled(algorithm).load(tmp_path / "agent", env=make_env())
+        again.learn(3 * ROLLOUT, reset_num_timesteps=False)
+        states.append(copied((training_state(again), distillation_state(again))))
+    assert again.distiller.deposits > agent.distiller.deposits
+    assert not differences(*states)
+
+
+def test_saving_changes_nothing(tmp_path: Path) -> None:
+    agent = distilled(PPO, "gsde").learn(3 * ROLLOUT)
+    before = copied((training_state(agent), distillation_state(agent)))
+    agent.save(tmp_path / "agent")
+    assert not differences(before, (training_state(agent), distillation_state(agent)))
+
+
+def test_an_agent_saved_with_distillation_off_comes_back_so(tmp_path: Path) -> None:
+    agent = build(SelfDistilledPPO, distill=None).learn(ROLLOUT)
+    agent.save(tmp_path / "agent")
+    assert SelfDistilledPPO.load(tmp_path / "agent").distiller is None
+    on = SelfDistilledPPO.load(tmp_path / "agent", env=make_env(), distill=config())
+    assert on.learn(3 * ROLLOUT).distiller.deposits > 0
+
+
+def test_answers_given_on_loading_replace_those_in_the_file(saved: Path) -> None:
+    assert SelfDistilledPPO.load(saved, distill=None).distiller is None
+    other = SelfDistilledPPO.load(saved, distill=config(strength=0.1))
+    assert other.distiller.config == config(strength=0.1)
+    assert other.distiller.states.count == 0, "with other answers, teacher and states start over"
+    assert SelfDistilledPPO.load(saved, distill=config()).distiller.states.count > 0
+
+
+def test_a_schedule_that_is_a_function_is_handed_over_again(tmp_path: Path) -> None:
+    answers = config(strength=lambda remaining: 0.5 * remaining)
+    agent = distilled(distill=answers).learn(3 * ROLLOUT)
+    agent.save(tmp_path / "agent")
+    assert type(PPO.load(tmp_path / "agent")) is PPO
+    with pytest.raises(ValueError, match=r"pass distill=\.\.\. with that function again"):
+        SelfDistilledPPO.load(tmp_path / "agent")
+    again = SelfDistilledPPO.load(tmp_path / "agent", env=make_env(), distill=answers)
+    assert again.distiller.config == answers
+    again.learn(3 * ROLLOUT)
+    assert again.distiller.deposits > 0
+
+
+def test_a_zip_goes_through_an_open_file() -> None:
+    agent = distilled().learn(3 * ROLLOUT)
+    file = io.BytesIO()
+    agent.save(file)
+    file.seek(0)
+    again = SelfDistilledPPO.load(file)
+    assert not differences(distillation_state(agent), distillation_state(again))
+    file.seek(0)
+    assert type(PPO.load(file)) is PPO
+
+
+def test_a_zip_goes_through_an_open_file_on_disk(tmp_path: Path) -> None:
+    agent = distilled().learn(3 * ROLLOUT)
+    with (tmp_path / "agent.bin").open("wb") as file:
+        agent.save(file)
+    with (tmp_path / "agent.bin").open("rb") as file:
+        assert not differences(distillation_state(agent), distillation_state(SelfDistilledPPO.load(file)))
+    assert not differences(distillation_state(agent), distillation_state(SelfDistilledPPO.load(tmp_path / "agent.bin")))
+
+
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_paths_are_understood_as_sb3_does(tmp_path: Path, as_type: Callable[[Any], Any]) -> None:
+    agent = build(SelfDistilledPPO, distill=None)
+    agent.save(as_type(tmp_path / "new" / "folder" / "agent"))
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["agent.zip"]
+    for name in ("agent", "agent.zip"):
+        SelfDistilledPPO.load(as_type(tmp_path / "new" / "folder" / name))
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*nothing\.zip"):
+        SelfDistilledPPO.load(as_type(tmp_path / "nothing"))
+
+
+def test_a_new_file_is_readable_by_whom_other_new_files_are(saved: Path) -> None:
+    other = saved.with_name("other")
+    other.touch()
+    assert saved.stat().st_mode == other.stat().st_mode
+
+
+def test_sb3s_own_arguments_are_passed_on(saved: Path) -> None:
+    agent = SelfDistilledPPO.load(saved, custom_objects={"gamma": 0.5}, tensorboard_log="nowhere")
+    assert agent.gamma == 0.5
+    assert agent.tensorboard_log == "nowhere"
+    agent.save(saved, exclude=["gamma"])
+    with zipfile.ZipFile(saved) as archive:
+        assert "gamma" not in json.loads(archive.read("data"))
+
+
+# --- No file is lost ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "broken",
+    ["torch.save", "safetensors.torch.save_file", "zipfile.ZipFile.writestr", "os.fsync", "os.replace"],
+)
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, broken: str, error: type[BaseException]
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error("disk full")
+
+    agent = SelfDistilledPPO.load(saved)
+    before = saved.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, fail)
+        with pytest.raises(error, match="disk full"):
+            agent.save(saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+    agent.save(saved)
+    SelfDistilledPPO.load(saved)
+
+
+def test_what_cannot_be_pickled_leaves_the_old_file(saved: Path) -> None:
+    agent = SelfDistilledPPO.load(saved)
+    before = saved.read_bytes()
+    agent.window = (line for line in ())  # as SB3 does with whatever a user puts on an agent, it tries to pickle it
+    with pytest.raises(TypeError, match="cannot pickle"):
+        agent.save(saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+# --- Files that are not what they should be -------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_one_clear_error(saved: Path, kept: float) -> None:
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int(kept * len(data))])
+    # What is left may end with a whole zip: torch writes the weights as one.
+    with pytest.raises(ValueError, match=r"agent\.zip is (damaged|no SB3 zip)") as caught:
+        SelfDistilledPPO.load(saved)
+    assert str(saved) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", ["data", "policy.pth", checkpoint.CONFIG, checkpoint.STATE])
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+def test_a_flipped_byte_is_found(saved: Path, entry: str, where: float) -> None:
+    data = bytearray(saved.read_bytes())
+    with zipfile.ZipFile(saved) as archive:
+        info = archive.getinfo(entry)
+    name_and_extra = struct.unpack("<HH", data[info.header_offset + 26 : info.header_offset + 30])
+    start = info.header_offset + 30 + sum(name_and_extra)
+    data[start + int(where * (info.file_size - 1))] ^= 0xFF
+    saved.write_bytes(data)
+    with pytest.raises(ValueError, match="damaged") as caught:
+        SelfDistilledPPO.load(saved)
+    assert str(saved) in str(caught.value)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_damage_anywhere_gives_a_valueerror_or_nothing(saved: Path, compression: int) -> None:
+    """Whatever byte is wrong, no other kind of error comes out of reading a file."""
+    rewritten(saved, {checkpoint.CONFIG: None, checkpoint.STATE: None}, compression)
+    whole = saved.read_bytes()
+    directory = whole.rindex(b"PK\x05\x06") - 700  # the last entries of the central directory, and the end record
+    generator = np.random.default_rng(0)
+    spots = [*range(directory, len(whole), 5), *generator.integers(0, len(whole), 60)]
+    errors: list[tuple[type[Exception], bool, str]] = []
+    for spot in spots:
+        for flip in (0x01, 0xFF):
+            data = bytearray(whole)
+            data[spot] ^= flip
+            saved.write_bytes(data)
+            try:
+                checkpoint.read(saved, PPO)
+            except Exception as error:
+                errors.append((type(error), str(saved) in str(error), f"byte {spot} ^ {flip:#x}: {error}"))
+    assert [error for error in errors if error[:2] != (ValueError, True)] == []
+    assert len(errors) > len(spots) / 2
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04"])
+def test_no_zip_at_all_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "agent.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"agent\.zip is damaged or no SB3 zip"):
+        SelfDistilledPPO.load(tmp_path / "agent.zip")
+    with pytest.raises(ValueError, match="the file is damaged or no SB3 zip"):
+        SelfDistilledPPO.load(io.BytesIO(content))
+
+
+def test_a_zip_of_something_else_is_one_clear_error(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("holiday.png", b"")
+    with pytest.raises(ValueError, match=r"photos\.zip is no SB3 zip"):
+        SelfDistilledPPO.load(tmp_path / "photos.zip")
+
+
+@pytest.mark.parametrize(("one", "other"), [(PPO, A2C), (A2C, PPO)])
+@pytest.mark.parametrize("wrap", [True, False])
+def test_a_zip_of_another_algorithm_names_both(
+    tmp_path: Path, one: type[BaseAlgorithm], other: type[BaseAlgorithm], wrap: bool
+) -> None:
+    (distilled(one) if wrap else build(one)).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=f"holds an agent of {one.__name__}, not of {other.__name__}"):
+        rlsd.SelfDistilled(other).load(tmp_path / "agent")
+
+
+def test_a_zip_of_an_off_policy_algorithm_names_both(tmp_path: Path) -> None:
+    DQN("MlpPolicy", make_env(n_envs=1), buffer_size=10, device="cpu").save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="holds an agent of DQN, not of PPO"):
+        SelfDistilledPPO.load(tmp_path / "agent")
+
+
+def test_a_users_own_subclass_is_taken_for_what_it_is(tmp_path: Path) -> None:
+    class Mine(PPO):
+        pass
+
+    distilled(Mine).save(tmp_path / "mine")
+    assert type(SelfDistilledPPO.load(tmp_path / "mine")) is SelfDistilledPPO
+    with pytest.raises(ValueError, match="holds an agent of PPO, not of A2C"):
+        rlsd.SelfDistilled(A2C).load(tmp_path / "mine")
+
+
+LIES: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
+    "states of another shape": lambda t: t.update({"replay/states/observation": torch.zeros(48, 5)}),
+    "states of another rank": lambda t: t.update({"replay/states/observation": torch.zeros(48, 3, 2)}),
+    "fewer states": lambda t: t.update({"replay/states/observation": torch.zeros(47, 3)}),
+    "more states than fit": lambda t: t.update({"replay/states/observation": torch.zeros(65, 3)}),
+    "no states": lambda t: t.pop("replay/states/observation"),
+    "states under another key": lambda t: t.update({"replay/states/other": t.pop("replay/states/observation")}),
+    "a scalar for states": lambda t: t.update({"replay/states/observation": torch.zeros(())}),
+    "targets of another shape": lambda t: t.update({"replay/targets": torch.zeros(48, 4)}),
+    "no targets": lambda t: t.pop("replay/targets"),
+    "fewer versions": lambda t: t.update({"replay/versions": torch.zeros(3, dtype=torch.int64)}),
+    "a teacher of another shape": lambda t: t.update({"teacher/policy/action_net.weight": torch.zeros(3, 7)}),
+    "a teacher that lacks a tensor": lambda t: t.pop("teacher/policy/action_net.weight"),
+    "a teacher with one tensor more": lambda t: t.update({"teacher/policy/more": torch.zeros(1)}),
+    "no teacher": lambda t: [t.pop(name) for name in list(t) if name.startswith("teacher/")],
+    "an unknown part of the teacher": lambda t: t.update({"teacher/elsewhere/x": torch.zeros(1)}),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+def test_tensors_that_do_not_fit_are_one_clear_error(
+    saved: Path, lie: Callable[[dict[str, torch.Tensor]], Any]
+) -> None:
+    _, tensors = stored(saved)
+    lie(tensors)
+    rewritten(saved, {checkpoint.STATE: safetensors.torch.save(tensors)})
+    with pytest.raises(ValueError, match=r"fit|expected|unknown") as caught:
+        SelfDistilledPPO.load(saved)
+    assert str(saved) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [[10**9, 10**9], [2**62, 8], [-1], [7]])
+def test_a_header_that_lies_about_its_tensors_is_one_clear_error(saved: Path, shape: list[int]) -> None:
+    header = json.dumps({"replay/targets": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}).encode()
+    data = len(header).to_bytes(8, "little") + header + b"\0\0\0\0"
+    rewritten(saved, {checkpoint.STATE: data})
+    with pytest.raises(ValueError, match="is damaged") as caught:
+        SelfDistilledPPO.load(saved)
+    assert str(saved) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{",
+        '{"format": 99}',
+        '{"format": 1, "distill": {"teachr": "snapshot"}}',
+        '{"format": 1, "distill": 3}',
+        '{"format": 1, "distill": {"teacher": {"type": "nobody"}}}',
+        '{"format": 1, "distill": {}}',
+        '{"format": 1, "distill": {}, "state": []}',
+        '{"format": 1, "distill": {}, "state": {"teacher": 3}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_config_that_is_wrong_is_one_clear_error(saved: Path, text: str) -> None:
+    rewritten(saved, {checkpoint.CONFIG: text.encode()})
+    with pytest.raises(ValueError, match=re.escape(str(saved))) as caught:
+        SelfDistilledPPO.load(saved)
+    assert "\n" not in str(caught.value)
+
+
+STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a negative count": lambda s: s["replay"].update(count=-48),
+    "a count that is none": lambda s: s["replay"].update(count="many"),
+    "a generator of another kind": lambda s: s["replay"]["generator"].update(bit_generator="MT19937"),
+    "a generator without its state": lambda s: s["replay"].update(generator={}),
+    "gates that are not there": lambda s: s["strength"].update(gates=[{}]),
+    "no replay": lambda s: s.pop("replay"),
+    "steps that are none": lambda s: s.update(steps=None),
+    "an endless number of steps": lambda s: s.update(steps=float("inf")),
+}
+
+
+@pytest.mark.parametrize("lie", STATES.values(), ids=STATES.keys())
+def test_a_state_that_is_wrong_is_one_clear_error(saved: Path, lie: Callable[[dict[str, Any]], Any]) -> None:
+    data, _ = stored(saved)
+    lie(data["state"])
+    rewritten(saved, {checkpoint.CONFIG: json.dumps(data).encode()})
+    with pytest.raises(ValueError, match=re.escape(str(saved))):
+        SelfDistilledPPO.load(saved)
+
+
+def test_entries_that_could_unfold_are_refused(saved: Path) -> None:
+    rewritten(saved, {}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="must not be compressed"):
+        SelfDistilledPPO.load(saved)
+
+
+def test_reading_the_distillation_runs_no_code(saved: Path) -> None:
+    """A pickle in the place of our entries is refused as data, not run."""
+    bomb = pickle.dumps(pytest.fail)
+    for entry in (checkpoint.CONFIG, checkpoint.STATE):
+        copy = saved.with_name("bomb.zip")
+        copy.write_bytes(saved.read_bytes())
+        rewritten(copy, {entry: bomb})
+        with pytest.raises(ValueError, match="damaged"):
+            checkpoint.read(copy, PPO)
+
+
+def test_a_wrong_file_leaves_the_agent_at_hand_alone(saved: Path) -> None:
+    agent = distilled().learn(3 * ROLLOUT)
+    before = copied((training_state(agent), distillation_state(agent)))
+    saved.write_bytes(saved.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged"):
+        agent.load(saved)
+    assert not differences(before, (training_state(agent), distillation_state(agent)))

@@ -1,0 +1,102 @@
+"""Figures: means of one update, read once."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+import torch
+from stable_baselines3.common.logger import Logger
+
+from rlsd import monitoring
+from rlsd.monitoring import Figures
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is set by hand."""
+    hand_set = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(monitoring, "time", SimpleNamespace(perf_counter=lambda: hand_set.now))
+    return hand_set
+
+
+def test_a_figure_is_the_mean_of_what_was_added_to_it():
+    figures = Figures(CPU)
+    for value in (1.0, 2.0, 6.0):
+        figures.add("kl", torch.tensor(value))
+    figures.add("agreement", torch.tensor(0.5))
+    assert figures.means() == {"kl": 3.0, "agreement": 0.5}
+
+
+def test_means_start_over_once_they_are_read():
+    figures = Figures(CPU)
+    figures.add("kl", torch.tensor(5.0))
+    figures.means()
+    assert figures.means() == {}
+    figures.add("kl", torch.tensor(1.0))
+    assert figures.means() == {"kl": 1.0}
+
+
+def test_adding_reads_nothing_from_the_device(monkeypatch):
+    figures = Figures(CPU)
+    with monkeypatch.context() as patch:
+        for reading in ("item", "tolist", "numpy", "cpu", "__float__", "__bool__"):
+            patch.setattr(torch.Tensor, reading, lambda *_: pytest.fail("the device was read"))
+        for _ in range(3):
+            figures.add("kl", torch.tensor(2.0))
+    assert figures.means() == {"kl": 2.0}
+
+
+def test_all_figures_are_read_in_one_transfer(monkeypatch):
+    figures, transfers = Figures(CPU), []
+    for key in ("kl", "loss", "agreement"):
+        figures.add(key, torch.tensor(2.0))
+    read = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: transfers.append(tensor) or read(tensor))
+    figures.means()
+    assert len(transfers) == 1
+
+
+def test_a_figure_keeps_no_graph_alive_and_changes_no_tensor_it_was_given():
+    figures, value = Figures(CPU), torch.tensor(2.0, requires_grad=True)
+    loss = value * 3
+    figures.add("loss", loss)
+    figures.add("loss", loss)
+    assert all(not total.requires_grad for total in figures._sums.values())
+    assert loss.item() == 6.0
+    assert figures.means() == {"loss": 6.0}
+
+
+def test_the_fraction_is_the_share_of_the_time_that_was_spent_distilling(clock):
+    figures = Figures(CPU)
+    for seconds in (1.0, 2.0):
+        with figures.timed():
+            clock.now += seconds
+        clock.now += 3.0
+    assert figures.fraction() == pytest.approx(3 / 9)
+    clock.now += 5.0
+    assert figures.fraction() == 0.0, "it starts over"
+
+
+def test_time_counts_even_when_distilling_fails(clock):
+    figures = Figures(CPU)
+    with suppress(RuntimeError), figures.timed():
+        clock.now += 2.0
+        raise RuntimeError
+    clock.now += 2.0
+    assert figures.fraction() == pytest.approx(0.5)
+
+
+def test_the_fraction_is_a_number_even_when_no_time_has_passed(clock):
+    assert Figures(CPU).fraction() == 0.0
+
+
+def test_figures_go_to_sb3s_logger_and_the_latest_stay_in_sight():
+    figures, logger = Figures(CPU), Logger(None, [])
+    assert figures.latest == {}
+    figures.log(logger, {"distill/kl": 0.5, "distill/coef": 1.0})
+    assert dict(logger.name_to_value) == {"distill/kl": 0.5, "distill/coef": 1.0}
+    assert figures.latest == {"distill/kl": 0.5, "distill/coef": 1.0}

@@ -1,0 +1,166 @@
+"""The teacher is asked about a state once, and only if the state is drawn."""
+
+from __future__ import annotations
+
+import collections
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import small_ppo
+
+from rlsd import Snapshot
+from rlsd.actors import actor_for
+from rlsd.observations import as_items
+from rlsd.replay import CHUNK, MOST_AHEAD, Replay
+from rlsd.states import ReservoirStore
+from rlsd.teachers import Teacher
+
+
+class Counting(Teacher):
+    """A teacher that remembers what it was asked, and answers with the state and its own version."""
+
+    def __init__(self) -> None:
+        super().__init__(actor=None)
+        self.version = 1
+        self.asked: collections.Counter[tuple[float, int]] = collections.Counter()
+        self.calls: list[int] = []
+
+    def refresh(self, agent):
+        raise NotImplementedError
+
+    def targets(self, observations):
+        self.calls.append(len(observations))
+        self.asked.update((state, self.version) for state in observations.flatten().tolist())
+        return torch.cat([observations, torch.full_like(observations, float(self.version))], dim=-1)
+
+
+def numbered(start: int, stop: int) -> dict[str, np.ndarray]:
+    return as_items(np.arange(start, stop, dtype=np.float32)[:, None])
+
+
+def make_replay(capacity: int = 16, batch_size: int = 4, states: int = 16) -> Replay:
+    replay = Replay(ReservoirStore(capacity, batch_size, np.random.SeedSequence(0), torch.device("cpu")), 2)
+    if states:
+        replay.add(numbered(0, states))
+    return replay
+
+
+def update(replay: Replay, teacher: Counting, batches: int) -> None:
+    """Draw the minibatches of one update and check that each target is today's teacher's, for that very state."""
+    replay.begin(teacher, batches)
+    for _ in range(batches):
+        batch = replay.next(teacher)
+        expected = torch.cat([batch.states, torch.full_like(batch.states, float(teacher.version))], dim=-1)
+        assert torch.equal(batch.targets, expected)
+
+
+def test_a_teacher_is_asked_exactly_once_about_a_state():
+    replay, teacher = make_replay(), Counting()
+    for _ in range(5):
+        update(replay, teacher, 20)
+    assert set(teacher.asked) == {(float(state), 1) for state in range(16)}
+    assert set(teacher.asked.values()) == {1}
+
+
+def test_a_new_teacher_is_asked_once_more_and_only_about_states_that_are_drawn():
+    replay, teacher = make_replay(), Counting()
+    for version in (1, 2, 3):
+        teacher.version = version
+        update(replay, teacher, 2)
+        update(replay, teacher, 2)
+    assert set(teacher.asked.values()) == {1}
+    drawn_at_most = 2 * 2 * 4
+    for version in (1, 2, 3):
+        assert sum(v == version for _, v in teacher.asked) <= drawn_at_most
+
+
+def test_a_state_in_an_overwritten_slot_is_asked_about_anew():
+    replay, teacher = make_replay(), Counting()
+    update(replay, teacher, 30)
+    for start in range(16, 400, 16):
+        replay.add(numbered(start, start + 16))
+        update(replay, teacher, 30)  # checks each target
+    assert set(teacher.asked.values()) == {1}, "a state that stayed was asked about again"
+    assert max(state for state, _ in teacher.asked) > 16, "no slot was overwritten"
+
+
+def test_what_the_teacher_is_asked_does_not_grow_with_the_number_of_stored_states():
+    asked = {}
+    for capacity in (1_000, 100_000):
+        replay, teacher = make_replay(capacity, batch_size=8, states=capacity), Counting()
+        update(replay, teacher, 10)
+        asked[capacity] = sum(teacher.asked.values())
+    assert all(count <= 10 * 8 for count in asked.values()), asked
+
+
+def test_the_missing_targets_of_an_update_come_from_one_forward_pass():
+    replay, teacher = make_replay(), Counting()
+    replay.begin(teacher, 10)
+    for _ in range(10):
+        replay.next(teacher)
+    assert len(teacher.calls) == 1
+
+
+def test_a_forward_pass_is_never_larger_than_a_chunk():
+    replay, teacher = make_replay(3 * CHUNK, batch_size=CHUNK, states=3 * CHUNK), Counting()
+    update(replay, teacher, 4)
+    assert max(teacher.calls) <= CHUNK
+    assert len(teacher.calls) == -(-sum(teacher.calls) // CHUNK)
+    assert set(teacher.asked.values()) == {1}
+
+
+def test_an_update_may_take_more_minibatches_than_were_expected():
+    replay, teacher = make_replay(), Counting()
+    replay.begin(teacher, 2)
+    for _ in range(2 * MOST_AHEAD):
+        assert replay.next(teacher).states.shape == (4, 1)
+    assert set(teacher.asked.values()) == {1}
+
+
+def test_minibatches_drawn_ahead_for_one_update_do_not_reach_the_next():
+    replay, teacher = make_replay(), Counting()
+    replay.begin(teacher, 10)  # the update breaks off
+    teacher.version = 2
+    update(replay, teacher, 10)
+
+
+def test_a_loaded_replay_goes_on_with_the_identical_stream_and_asks_nothing_again():
+    replay, teacher = make_replay(), Counting()
+    update(replay, teacher, 30)
+    tensors = {name: tensor.clone() for name, tensor in replay.tensors().items()}
+    loaded = make_replay(states=0)
+    loaded.load(tensors, json.loads(json.dumps(replay.state())))
+    calls = len(teacher.calls)
+    streams = []
+    for one in (replay, loaded):
+        one.begin(teacher, 5)
+        streams.append([one.next(teacher) for _ in range(5)])
+    for original, resumed in zip(*streams, strict=True):
+        assert torch.equal(original.states, resumed.states)
+        assert torch.equal(original.targets, resumed.targets)
+    assert len(teacher.calls) == calls
+
+
+@pytest.mark.parametrize("name", ["targets", "versions"])
+def test_saved_targets_that_do_not_fit_are_refused(name):
+    replay = make_replay()
+    tensors = replay.tensors()
+    tensors[name] = tensors[name][1:]
+    with pytest.raises(ValueError, match="saved targets do not fit"):
+        make_replay(states=0).load(tensors, replay.state())
+
+
+def test_a_real_teachers_targets_are_what_it_would_do():
+    agent = small_ppo()
+    actor = actor_for(agent)
+    teacher = Snapshot().build(actor)
+    teacher.take(agent)
+    store = ReservoirStore(16, 4, np.random.SeedSequence(0), torch.device("cpu"))
+    replay = Replay(store, actor.family.size)
+    replay.add(as_items(np.random.default_rng(0).normal(size=(16, 3))))
+    replay.begin(teacher, 3)
+    for _ in range(3):
+        batch = replay.next(teacher)
+        torch.testing.assert_close(batch.targets, teacher.targets(batch.states))

@@ -1,0 +1,415 @@
+"""The doors to distillation: built, wrapped, undone, copied, interrupted; and nothing left behind by any of it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from agents import (
+    ALGORITHMS,
+    KINDS,
+    ROLLOUT,
+    build,
+    config,
+    copied,
+    differences,
+    distillation_state,
+    distilled,
+    generators,
+    make_env,
+    patches,
+    scramble,
+    training_state,
+    untouched_generators,
+)
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import rlsd
+from rlsd import environment_state
+
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+SWITCHABLE = ("discrete", "box", "gsde", "dict", "normalized")
+
+
+class At(BaseCallback):
+    """Does something at one step of training; says whether to go on."""
+
+    def __init__(self, step: int, action: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.step, self.action = step, action
+
+    def _on_step(self) -> bool:
+        return self.action(self.model) is not False if self.n_calls == self.step else True
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+# --- Building -------------------------------------------------------------------------------------
+
+
+def test_one_base_has_one_class() -> None:
+    wrapped = rlsd.SelfDistilled(PPO)
+    assert rlsd.SelfDistilled(PPO) is wrapped
+    assert rlsd.SelfDistilled(wrapped) is wrapped
+    assert rlsd.SelfDistilled(A2C) is not wrapped
+    assert wrapped.__mro__[1] is PPO
+    assert wrapped.__name__ == "SelfDistilledPPO"
+
+
+@pytest.mark.parametrize("base", [None, "PPO", dict, build])
+def test_only_an_sb3_algorithm_can_be_wrapped(base: Any) -> None:
+    with pytest.raises(TypeError, match="takes an SB3 algorithm class"):
+        rlsd.SelfDistilled(base)
+
+
+def test_only_an_agent_can_be_distilled() -> None:
+    with pytest.raises(TypeError, match="takes an SB3 agent"):
+        rlsd.distill(PPO)  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="see undistill"):
+        rlsd.distill(build(PPO), None)
+
+
+@pytest.mark.parametrize("distill", ["snapshto", {"teachr": "snapshot"}, {"teacher": {"every": -1}}, 3])
+def test_a_wrong_config_leaves_an_agent_as_it_was(distill: Any) -> None:
+    agent = build(PPO)
+    before = dict(vars(agent))
+    with pytest.raises(ValueError, match=r"snapshto|teachr|teacher\.every|got 3"):
+        rlsd.distill(agent, distill)
+    with pytest.raises(ValueError, match=r"snapshto|teachr|teacher\.every|got 3"):
+        build(rlsd.SelfDistilled(PPO), distill=distill)
+    assert type(agent) is PPO
+    assert vars(agent) == before
+
+
+@pytest.mark.parametrize("distill", ["snapshot", True, {"teacher": {"every": 5}}, config()])
+def test_whatever_says_what_is_wanted_is_taken(distill: Any) -> None:
+    agent = build(rlsd.SelfDistilled(PPO), distill=distill)
+    assert isinstance(agent.distiller.config, rlsd.DistillConfig)
+    assert rlsd.distill(build(PPO), distill).distiller.config == agent.distiller.config
+
+
+def test_the_default_is_to_distil() -> None:
+    assert build(rlsd.SelfDistilled(PPO)).distiller.config == rlsd.DistillConfig()
+
+
+@every_algorithm
+def test_all_doors_lead_to_the_same_training(algorithm: type[BaseAlgorithm]) -> None:
+    built = distilled(algorithm).learn(4 * ROLLOUT)
+    expected = copied((training_state(built), distillation_state(built)))
+    wrapped = rlsd.distill(build(algorithm), config()).learn(4 * ROLLOUT)
+    assert not differences(expected, (training_state(wrapped), distillation_state(wrapped)))
+    called = build(algorithm)
+    called.learn(4 * ROLLOUT, callback=rlsd.SelfDistillation(config()))
+    assert not differences(expected, (training_state(called), distillation_state(called)))
+
+
+def test_a_users_own_subclass_with_several_bases_is_distilled() -> None:
+    class Counts:
+        def counted(self) -> int:
+            return self._n_updates  # type: ignore[attr-defined, no-any-return]
+
+    class Mine(Counts, PPO):
+        def train(self) -> None:
+            self.trained = getattr(self, "trained", 0) + 1
+            super().train()
+
+    agent = distilled(Mine).learn(3 * ROLLOUT)
+    assert agent.trained == 3
+    assert agent.counted() == 6
+    assert agent.distiller.deposits > 0
+    plain = rlsd.undistill(agent)
+    assert type(plain) is Mine
+    rlsd.distill(plain, config()).learn(3 * ROLLOUT)
+    assert plain.distiller.deposits > 0
+
+
+# --- Undoing --------------------------------------------------------------------------------------
+
+
+@every_algorithm
+@pytest.mark.parametrize("kind", SWITCHABLE)
+def test_an_agent_undistilled_goes_on_as_plain_sb3(algorithm: type[BaseAlgorithm], kind: str) -> None:
+    plain = build(algorithm, kind).learn(4 * ROLLOUT)
+    expected = copied(training_state(plain))
+
+    agent = build(algorithm, kind)
+    with untouched_generators():
+        rlsd.distill(agent, config(teacher=rlsd.Snapshot(every=10**6)))
+    agent.learn(2 * ROLLOUT)
+    with untouched_generators():
+        assert rlsd.undistill(agent) is agent
+    assert type(agent) is algorithm
+    assert not {"distiller", "_distill_config"} & vars(agent).keys()
+    agent._total_timesteps = 4 * ROLLOUT
+    agent.learn(2 * ROLLOUT, reset_num_timesteps=False)
+    found = copied(training_state(agent))
+    # Two calls of learn; only the share of training that remains was reckoned otherwise, and nothing depends on it.
+    assert not differences(expected["policy"], found["policy"])
+    assert not differences(expected["optimizer"], found["optimizer"])
+    assert not differences(expected["generators"], found["generators"])
+
+
+@every_algorithm
+@pytest.mark.parametrize("kind", SWITCHABLE)
+def test_after_a_pull_undistilled_training_is_plain(algorithm: type[BaseAlgorithm], kind: str) -> None:
+    agent = distilled(algorithm, kind).learn(4 * ROLLOUT)
+    assert agent.distiller.deposits > 0
+    twin = build(algorithm, kind)
+    twin.learn(4 * ROLLOUT)  # as far in its episodes; what it learned is replaced
+    twin.set_parameters(copy.deepcopy(agent.get_parameters()))
+    rlsd.undistill(agent)
+    _copy_training(agent, twin)
+    states = []
+    for each in (agent, twin):
+        scramble()
+        each.learn(2 * ROLLOUT, reset_num_timesteps=False)
+        states.append(copied(training_state(each)))
+    assert not differences(states[0]["policy"], states[1]["policy"])
+    assert not differences(states[0]["optimizer"], states[1]["optimizer"])
+    assert not differences(states[0]["generators"], states[1]["generators"])
+
+
+def _copy_training(source: Any, target: Any) -> None:
+    """Put an agent's environment and what it last saw into another one."""
+    target.set_env(environment_state.thaw(environment_state.freeze(source.env)), force_reset=False)
+    for name in ("_last_obs", "_last_episode_starts", "ep_info_buffer", "num_timesteps", "_n_updates"):
+        setattr(target, name, copy.deepcopy(getattr(source, name)))
+
+
+def test_undistilling_a_plain_agent_changes_nothing() -> None:
+    agent = build(PPO)
+    before = dict(vars(agent))
+    assert rlsd.undistill(agent) is agent
+    assert type(agent) is PPO and vars(agent) == before
+
+
+def test_distilling_again_starts_over_with_the_new_answers() -> None:
+    agent = distilled().learn(3 * ROLLOUT)
+    first = agent.distiller
+    rlsd.distill(agent, config(strength=0.2))
+    assert agent.distiller is not first
+    assert agent.distiller.states.count == 0
+    assert type(agent) is rlsd.SelfDistilled(PPO)
+    agent.learn(3 * ROLLOUT, reset_num_timesteps=False)
+    assert agent.distiller.figures["distill/coef"] == 0.2
+
+
+@every_algorithm
+def test_distillation_can_begin_and_end_inside_learn(algorithm: type[BaseAlgorithm]) -> None:
+    agent = build(algorithm)
+    agent.learn(4 * ROLLOUT, callback=At(3, lambda model: rlsd.distill(model, config())))
+    assert type(agent) is rlsd.SelfDistilled(algorithm)
+    assert agent.distiller.states.count == 4 * ROLLOUT
+    assert agent.distiller.deposits > 0
+    agent.learn(4 * ROLLOUT, callback=At(3, rlsd.undistill))
+    assert type(agent) is algorithm
+    assert patches(agent) == []
+
+
+def test_begun_inside_learn_with_vecnormalize_it_waits_for_a_whole_rollout() -> None:
+    agent = build(PPO, "normalized")
+    with pytest.warns(UserWarning, match="this rollout's states were not recorded"):
+        agent.learn(4 * ROLLOUT, callback=At(3, lambda model: rlsd.distill(model, config())))
+    assert agent.distiller.states.count == 3 * ROLLOUT
+    assert agent.distiller.deposits > 0
+
+
+# --- Whatever happens, nothing stays behind -------------------------------------------------------
+
+
+class Fails(PPO):
+    """Fails in the middle of an update: after its first gradient is computed, before it is applied."""
+
+    error: type[BaseException] | None = None
+
+    def train(self) -> None:
+        if self.error is not None:
+            error, self.error = self.error, None
+            self.policy.optimizer.zero_grad()
+            assert patches(self) != [], "nothing was armed, so nothing is shown"
+            raise error("in train")
+        super().train()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("place", ["train", "env", "step", "rollout end", "train's own optimizer"])
+def test_nothing_stays_behind_after_an_error_and_training_goes_on(
+    error: type[BaseException], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = distilled(Fails, distill=config(teacher=rlsd.Snapshot(every=1))).learn(ROLLOUT)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error(f"in {place}")
+
+    with monkeypatch.context() as patch:
+        callback = None
+        if place == "train":
+            agent.error = error
+        elif place == "env":
+            patch.setattr(agent.env, "step_wait", fail)
+        elif place == "step":
+            callback = At(5, fail)
+        elif place == "rollout end":
+            callback = At(10**6, fail)
+            patch.setattr(callback, "_on_rollout_end", fail)
+        else:
+            patch.setattr(agent.policy.optimizer, "step", fail)
+        with pytest.raises(error, match="in train" if place == "train" else f"in {place}"):
+            agent.learn(2 * ROLLOUT, callback=callback)
+    assert patches(agent) == []
+    before = agent.distiller.deposits
+    agent.learn(2 * ROLLOUT)
+    assert patches(agent) == []
+    assert agent.distiller.deposits > before
+
+
+@every_algorithm
+@pytest.mark.parametrize("kind", ["discrete", "normalized"])
+def test_nothing_stays_behind_when_a_callback_stops_training(algorithm: type[BaseAlgorithm], kind: str) -> None:
+    agent = distilled(algorithm, kind).learn(3 * ROLLOUT)
+    agent.learn(2 * ROLLOUT, callback=At(5, lambda _: False))
+    assert patches(agent) == []
+    agent.learn(3 * ROLLOUT)
+    assert patches(agent) == []
+    assert agent.distiller.deposits > 0
+
+
+@pytest.mark.parametrize("kind", ["discrete", "normalized"])
+def test_what_was_seen_before_a_stop_is_not_mixed_into_later_rollouts(kind: str) -> None:
+    agent = distilled(PPO, kind)
+    agent.learn(ROLLOUT, callback=At(5, lambda _: False))
+    assert agent.distiller.states.count == 0
+    agent.learn(2 * ROLLOUT)
+    assert agent.distiller.states.count == 2 * ROLLOUT
+
+
+@every_algorithm
+def test_learning_twice_goes_on_distilling(algorithm: type[BaseAlgorithm]) -> None:
+    agent = distilled(algorithm).learn(3 * ROLLOUT)
+    deposits, snapshots = agent.distiller.deposits, agent.distiller.teacher.version
+    agent.learn(4 * ROLLOUT)
+    assert agent.distiller.deposits > deposits
+    assert agent.distiller.teacher.version > snapshots
+
+
+def test_the_users_callbacks_see_what_they_would_without_us() -> None:
+    class Sees(BaseCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[Any] = []
+
+        def _on_rollout_start(self) -> None:
+            self.seen.append(("start", self.num_timesteps))
+
+        def _on_step(self) -> bool:
+            self.seen.append((self.n_calls, self.num_timesteps, sorted(self.locals), self.locals["rewards"].tolist()))
+            assert self.parent is None
+            return True
+
+        def _on_rollout_end(self) -> None:
+            self.seen.append(("end", self.num_timesteps, "rollout_buffer" in self.locals))
+
+    views = []
+    for algorithm, off in ((PPO, {}), (rlsd.SelfDistilled(PPO), {"distill": config(strength=0)})):
+        views.append(Sees())
+        build(algorithm, "normalized", **off).learn(2 * ROLLOUT, callback=views[-1])
+    plain, wrapped = (view.seen for view in views)
+    assert wrapped == plain
+
+
+# --- As an SB3 agent is used ----------------------------------------------------------------------
+
+
+def test_another_environment_can_be_set() -> None:
+    agent = distilled().learn(3 * ROLLOUT)
+    agent.set_env(make_env("discrete"))
+    agent.learn(2 * ROLLOUT, reset_num_timesteps=False)
+    assert agent.distiller.states.count == 64
+    assert agent.distiller.states.seen == 5 * ROLLOUT
+    with pytest.raises(ValueError, match="space"):
+        agent.set_env(make_env("discrete_observations"))
+
+
+def test_another_normalising_environment_can_be_set() -> None:
+    agent = distilled(PPO, "normalized").learn(3 * ROLLOUT)
+    agent.set_env(make_env("normalized"))
+    agent.learn(3 * ROLLOUT, reset_num_timesteps=False)
+    assert agent.distiller.states.seen == 6 * ROLLOUT
+
+
+@every_algorithm
+def test_parameters_can_be_read_and_set(algorithm: type[BaseAlgorithm]) -> None:
+    source = distilled(algorithm).learn(3 * ROLLOUT)
+    target = distilled(algorithm, seed=8)
+    target.set_parameters(copy.deepcopy(source.get_parameters()))
+    assert not differences(source.get_parameters(), target.get_parameters())
+    assert source.get_parameters().keys() == build(algorithm).get_parameters().keys()
+    target.learn(3 * ROLLOUT)
+    assert target.distiller.deposits > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_are_those_of_the_plain_agent(kind: str) -> None:
+    agent = distilled(PPO, kind).learn(2 * ROLLOUT)
+    observations = agent.env.reset()
+    expected, _ = agent.predict(observations, deterministic=True)
+    with untouched_generators():
+        agent.predict(observations, deterministic=True)
+    rlsd.undistill(agent)
+    np.testing.assert_array_equal(agent.predict(observations, deterministic=True)[0], expected)
+
+
+COPIERS: dict[str, Callable[[Any], Any]] = {
+    "copy.deepcopy": copy.deepcopy,
+    "pickle": lambda agent: pickle.loads(pickle.dumps(agent)),
+    "cloudpickle": lambda agent: cloudpickle.loads(cloudpickle.dumps(agent)),
+}
+
+
+@every_algorithm
+@pytest.mark.parametrize("copier", COPIERS.values(), ids=COPIERS.keys())
+@pytest.mark.parametrize("kind", ["discrete", "box", "image_chw"])
+def test_a_copy_trains_on_as_the_original(
+    algorithm: type[BaseAlgorithm], copier: Callable[[Any], Any], kind: str
+) -> None:
+    agent = distilled(algorithm, kind).learn(3 * ROLLOUT)
+    agent.predict(agent._last_obs)  # the graph of the last update is in SB3's action_dist, and refuses to be copied
+    twin = copier(agent)
+    assert type(twin) is type(agent)
+    states = []
+    for each in (agent, twin):
+        scramble()
+        each.learn(2 * ROLLOUT, reset_num_timesteps=False)
+        states.append(copied((training_state(each), distillation_state(each))))
+    assert not differences(*states)
+    assert agent.distiller.teacher is not twin.distiller.teacher
+
+
+def test_a_copy_of_an_agent_that_never_trained() -> None:
+    twin = copy.deepcopy(distilled())
+    twin.learn(3 * ROLLOUT)
+    assert twin.distiller.deposits > 0
+
+
+def test_wrapping_and_building_draw_no_random_number() -> None:
+    plain = build(PPO, "gsde")
+    after = copied(generators())
+    assert plain is not None
+    distilled(PPO, "gsde")
+    assert not differences(after, generators())
+
+
+def test_one_environment_and_several_give_the_same_shapes() -> None:
+    agent = distilled(env=make_env("discrete", n_envs=1), batch_size=4).learn(ROLLOUT)
+    assert isinstance(agent.env, DummyVecEnv)
+    assert agent.distiller.states.tensors()["observation"].shape == (ROLLOUT, 3)
