@@ -69,6 +69,7 @@ class Distiller:
         #: The figures of the latest line of the log, by their TensorBoard keys.
         self.figures: dict[str, float] = {}
         self._penalizing = False
+        self._age: int | None = None  # of the teacher, at the latest update
 
     @property
     def states(self) -> StateStore:
@@ -132,6 +133,7 @@ class Distiller:
         with self.monitor.timed():
             self.replay.collect(agent, self.source)
             refreshed = self.teacher.refresh(agent)
+            self._age = self.teacher.age(agent)
             beta = self.strength.update(agent, refreshed)
             if not self.teacher.ready or self.states.count == 0:
                 return False
@@ -155,12 +157,12 @@ class Distiller:
         finally:
             self._penalizing = False
 
-    def figures_of(self, agent: BaseAlgorithm) -> dict[str, float]:
+    def present_figures(self) -> dict[str, float]:
         """Return the figures since the last line of the log, by their TensorBoard keys (see docs/metrics.md)."""
         figures = {f"distill/{key}": value for key, value in self.monitor.means().items()}
         return figures | {
             "distill/coef": self.strength.value,
-            "distill/teacher_age": float(self.teacher.age(agent)),
+            "distill/teacher_age": float(self._age or 0),
             "distill/snapshots": float(self.teacher.version),
             "distill/states": float(self.states.count),
             "distill/skipped_nonfinite": float(self.penalty.dropped) + self.states.rejected,
@@ -169,9 +171,9 @@ class Distiller:
 
     def log(self, agent: BaseAlgorithm) -> None:
         """Hand the figures to SB3's logger, which is about to write a line, and begin new ones."""
-        if self.strength.strength.off:
+        if self.strength.strength.off or self._age is None:
             return
-        self.figures = self.figures_of(agent)
+        self.figures = self.present_figures()
         for key, value in self.figures.items():
             agent.logger.record(key, value)
         self.monitor.restart()

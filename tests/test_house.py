@@ -24,7 +24,8 @@ LAYERS = (
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
     {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring"},
     {"rlsd.checkpoint"},
-    {"rlsd.wrapping", "rlsd.callback", "rlsd.resume", "rlsd.environment_state", "rlsd.recipes", "rlsd.weights", "rlsd.faults"},
+    {"rlsd.wrapping", "rlsd.callback", "rlsd.resume", "rlsd.recipes"}
+    | {"rlsd.environment_state", "rlsd.weights", "rlsd.faults"},
     {"rlsd"},
     {"rlsd.cli"},
 )
