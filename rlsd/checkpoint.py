@@ -174,6 +174,7 @@ def read(path: Any, algorithm: type[BaseAlgorithm]) -> Saved | None:
     name = str(source) if isinstance(source, Path) else "the file"
     try:
         with zipfile.ZipFile(source) as archive:
+            check_sizes(archive)
             broken = archive.testzip()
             if broken is not None:
                 raise ValueError(f"{name} is damaged: its entry {broken!r} fails its checksum")
@@ -187,13 +188,24 @@ def read(path: Any, algorithm: type[BaseAlgorithm]) -> Saved | None:
             source.seek(0)
 
 
+def check_sizes(archive: zipfile.ZipFile) -> None:
+    """Raise when a zip would unfold into more than its file holds: SB3 compresses nothing.
+
+    :raises zipfile.BadZipFile: then.
+    """
+    assert archive.fp is not None
+    held = archive.fp.seek(0, io.SEEK_END)
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise zipfile.BadZipFile("it has compressed entries, which SB3 never writes")
+    if sum(entry.file_size for entry in entries) > held:
+        raise zipfile.BadZipFile("its entries claim to be larger than the file")
+
+
 def _read_entries(name: str, archive: zipfile.ZipFile) -> Saved | None:
     entries = {info.filename: info for info in archive.infolist()}
     if CONFIG not in entries:
         return None
-    if any(entries[entry].compress_type != zipfile.ZIP_STORED for entry in (CONFIG, STATE) if entry in entries):
-        # What is not compressed cannot unfold into more than the file holds.
-        raise ValueError(f"{name}: the entries {CONFIG} and {STATE} must not be compressed")
     try:
         data = json.loads(archive.read(CONFIG))
         tensors = safetensors.torch.load(archive.read(STATE)) if STATE in entries else {}

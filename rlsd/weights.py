@@ -18,7 +18,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from rlsd.checkpoint import existing
+from rlsd.checkpoint import check_sizes, existing
 
 
 def load_weights(path: str | os.PathLike[str], agent: BaseAlgorithm) -> None:
@@ -37,6 +37,7 @@ def load_weights(path: str | os.PathLike[str], agent: BaseAlgorithm) -> None:
     file = existing(path)
     try:
         with zipfile.ZipFile(file) as archive:
+            check_sizes(archive)
             found = {name: _read(archive, f"{name}.pth", agent) for name in names}
             extra = _read(archive, "pytorch_variables.pth", agent) if variables else {}
         for name in names:
@@ -62,11 +63,12 @@ def _read(archive: zipfile.ZipFile, entry: str, agent: BaseAlgorithm) -> dict[st
     try:
         info = archive.getinfo(entry)
     except KeyError:
-        raise ValueError(f"it has no entry {entry!r}: was it saved by a {type(agent).__name__}?") from None
-    if info.compress_type != zipfile.ZIP_STORED:
-        # What is not compressed cannot unfold into more than the file holds.
-        raise ValueError(f"its entry {entry!r} is compressed, which SB3 never does")
-    read = torch.load(io.BytesIO(archive.read(info)), map_location="cpu", weights_only=True)
+        raise ValueError(f"it has no entry {entry!r}: it is not of this algorithm") from None
+    data = io.BytesIO(archive.read(info))
+    with zipfile.ZipFile(data) as inner:  # torch trusts the sizes it finds there
+        check_sizes(inner)
+    data.seek(0)
+    read = torch.load(data, map_location="cpu", weights_only=True)
     if not isinstance(read, dict):
         raise ValueError(f"its entry {entry!r} holds a {type(read).__name__}, not named tensors")
     return dict(read)
