@@ -11,6 +11,7 @@ import io
 import json
 import lzma
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -32,6 +33,12 @@ from rlsd.version import __version__
 CONFIG = "rlsd/config.json"
 STATE = "rlsd/state.safetensors"
 FORMAT = 1
+
+#: What zipfile raises on damaged files. RuntimeError: an entry that says it is encrypted, or compressed in a way unknown.
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError),
+    *(UnicodeError, struct.error, OverflowError),
+)
 
 #: What SB3's ``data`` entry always holds for an algorithm and not for those further down.
 _FINGERPRINTS: tuple[tuple[str, set[str]], ...] = (
@@ -180,8 +187,7 @@ def read(path: Any, algorithm: type[BaseAlgorithm]) -> Saved | None:
                 raise ValueError(f"{name} is damaged: its entry {broken!r} fails its checksum")
             _check_algorithm(name, archive, algorithm)
             return _read_entries(name, archive)
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError) as error:
-        # RuntimeError: an entry that says it is encrypted, or compressed in a way unknown.
+    except _ZIP_ERRORS as error:
         raise ValueError(f"{name} is damaged or no SB3 zip: {error}") from error
     finally:
         if isinstance(source, io.IOBase):

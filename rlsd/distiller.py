@@ -110,7 +110,7 @@ class Distiller:
         if not self._penalizing:
             return objective
         with self.monitor.timed():
-            loss = self.penalty.loss()
+            loss = self.penalty.term()
         return objective if loss is None else objective - loss
 
     def judged(self, agent: BaseAlgorithm, candidates: Tensor, returns: Tensor) -> Tensor:
@@ -123,10 +123,10 @@ class Distiller:
             finally:
                 self.penalty.end()
 
-    def note(self, agent: BaseAlgorithm, observations: Any) -> None:
-        """Note the observations that an ARS candidate is about to act on."""
+    def note(self, agent: BaseAlgorithm, observations: Any, number: int) -> None:
+        """Note what an ARS candidate met in the environment of that number."""
         assert isinstance(self.source, EvaluationSource)
-        self.source.note(agent, observations)
+        self.source.note(agent, observations, number)
 
     def _begin(self, agent: BaseAlgorithm) -> bool:
         """Bring states, teacher and strength up to date, and tell whether the coming update is to be penalised."""

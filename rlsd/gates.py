@@ -49,11 +49,12 @@ class ReturnComparison(OpenGate):
         self.highest: float | None = None
 
     def update(self, agent: BaseAlgorithm, refreshed: bool) -> float:  # noqa: D102
-        student = smoothed_return(agent)
-        if student is None:
+        present = smoothed_return(agent)
+        if present is None:
             if refreshed:  # nothing to judge it by yet: the first returns that come will
                 self.teacher = None
             return 0.0
+        student = present.mean
         self.lowest = student if self.lowest is None else min(self.lowest, student)
         self.highest = student if self.highest is None else max(self.highest, student)
         if refreshed or self.teacher is None:
@@ -61,7 +62,8 @@ class ReturnComparison(OpenGate):
         span = self.highest - self.lowest
         if span == 0.0:
             return 0.0
-        behind = (self.teacher - student) / span
+        # Only what chance does not explain counts as a fall: two standard errors are taken off.
+        behind = (self.teacher - student - 2.0 * present.error) / span
         return min(max((behind - self.margin) / self.width, 0.0), 1.0)
 
     def state(self) -> dict[str, Any]:  # noqa: D102
@@ -84,7 +86,8 @@ class Gate(Answer, question="gate"):
 class ReturnGate(Gate, name="return"):
     """Pull only while the student's smoothed training return is behind its teacher's.
 
-    Without finished episodes to judge by, the gate is closed. After Dual Policy Distillation (Lai et al. 2020).
+    What two standard errors of the student's return explain is no fall. Before 20 episodes have ended, the gate is
+    closed. After Dual Policy Distillation (Lai et al. 2020).
 
     :param margin: how far the student must fall behind before the gate begins to open, as a share of the range
         of smoothed returns seen so far. Usual range 0 to 0.3.

@@ -60,6 +60,7 @@ class Penalty:
         # Looked at closely once an update, in its middle: at its start a fresh teacher still equals its student.
         self._look_at = self.deposits + self._expected // 2
         self._beta = beta
+        self._clipped = getattr(agent, "max_grad_norm", None) is not None
         self._module = self.actor.module(agent.policy)
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         self._modules = list(self._module.modules())
@@ -94,6 +95,16 @@ class Penalty:
             self._look(batch.targets, student.detach())
         self.deposits += 1
         return divergence * (self._beta * self._weight)
+
+    def term(self) -> Tensor | None:
+        """Return :meth:`loss` for an objective that is differentiated elsewhere; None also when it is not finite."""
+        loss = self.loss()
+        if loss is None:
+            return None
+        gradients = torch.autograd.grad(loss, self._parameters, retain_graph=True, allow_unused=True)
+        finite = torch.isfinite(torch.stack(torch._foreach_norm([g for g in gradients if g is not None]))).all()
+        self.dropped += ~finite
+        return loss if bool(finite) else None
 
     def scores(self, candidates: Tensor) -> Tensor:
         """Return ``beta * D`` of each ARS candidate, ``(candidates,)``, from weights ``(candidates, weights)``."""
@@ -149,7 +160,7 @@ class Penalty:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([g for _, g in gradients])))
         finite = torch.isfinite(norm)
         self.dropped += ~finite
-        if self.actor.clipped:
+        if self._clipped:
             return [(p, torch.where(finite, g, 0.0)) for p, g in gradients]
         scale = (self.bound * self._weight / (norm + 1e-12)).clamp(max=1.0)
         return [(p, torch.where(finite, g * scale, 0.0)) for p, g in gradients]

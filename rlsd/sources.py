@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -92,12 +93,16 @@ class ReplaySource(Source):
 
     def __init__(self) -> None:
         self._taken: int | None = None  # the buffer's position up to which it was handed over
+        self._mark = 0  # of the last row that was
 
     def rows(self, agent: Any) -> np.ndarray:
         """Return the buffer's rows, each of ``n_envs`` states, that are new, and count them as handed over."""
         buffer = agent.replay_buffer
-        first, self._taken = self._taken, buffer.pos
-        if first is None:
+        first, mark = self._taken, self._mark
+        # Of the row handed over last: it is another one once the buffer was exchanged, or went round in between.
+        same = first is not None and first < buffer.buffer_size and _mark(buffer, first - 1) == mark
+        self._taken, self._mark = buffer.pos, _mark(buffer, buffer.pos - 1)
+        if first is None or not same:
             return np.arange(buffer.size())
         if first <= buffer.pos:
             return np.arange(first, buffer.pos)
@@ -111,10 +116,17 @@ class ReplaySource(Source):
                 yield _flattened({key: array[chunk] for key, array in items.items()}, agent)
 
     def state(self) -> dict[str, Any]:  # noqa: D102
-        return {"taken": self._taken}
+        return {"taken": self._taken, "mark": self._mark}
 
     def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
         self._taken = None if state["taken"] is None else int(state["taken"])
+        self._mark = int(state["mark"])
+
+
+def _mark(buffer: Any, row: int) -> int:
+    """Return a checksum by which a row of a replay buffer is known again."""
+    arrays = [*as_items(buffer.observations).values(), buffer.actions, buffer.rewards]
+    return zlib.crc32(b"".join(array[row].tobytes() for array in arrays))
 
 
 class EvaluationSource(Source):
@@ -123,11 +135,15 @@ class EvaluationSource(Source):
     def __init__(self) -> None:
         self._steps: list[dict[str, np.ndarray]] = []
 
-    def note(self, agent: BaseAlgorithm, seen: Any) -> None:
-        """Note the observations that the candidates are about to act on, raw when the environment normalises."""
+    def note(self, agent: BaseAlgorithm, seen: Any, number: int) -> None:
+        """Note an observation that a candidate met, raw when the environment normalises.
+
+        :param seen: the observations of all environments.
+        :param number: whose is meant: SB3 goes through them one by one.
+        """
         env = normalizing_env(agent)
         items = as_items(seen if env is None else env.get_original_obs())
-        self._steps.append({key: np.array(value) for key, value in items.items()})
+        self._steps.append({key: np.array(value[number : number + 1]) for key, value in items.items()})
 
     def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
         steps, self._steps = self._steps, []

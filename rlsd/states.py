@@ -158,6 +158,8 @@ class ReplayBufferStore(StateStore):
         self._views = {key: array.reshape(self.capacity, *shapes[key]) for key, array in items}
         self.count = buffer.size() * buffer.n_envs
         rows = source.rows(agent)
+        if getattr(buffer, "optimize_memory_usage", False):
+            rows = np.append(rows, buffer.pos)  # where the observation after the latest is kept, over an old state
         slots: np.ndarray = rows[:, None] * buffer.n_envs + np.arange(buffer.n_envs)
         return slots.ravel()
 

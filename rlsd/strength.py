@@ -25,8 +25,8 @@ class Strength(Answer, question="strength"):
     """A choice of the factor on the divergence, beta in ``L = L_RL + beta * D``.
 
     :param gates: each multiplies the strength by a number from 0 to 1.
-    :param bound: the largest norm of the deposited gradient, for algorithms whose own gradients SB3 does not clip (SAC,
-        TQC, CrossQ, TD3, DDPG); elsewhere SB3's ``max_grad_norm`` clips the sum. Usual range 0.1 to 10.
+    :param bound: the largest norm of the deposited gradient, for algorithms that clip none (SAC, TQC, CrossQ, TD3,
+        DDPG, QR-DQN); elsewhere ``max_grad_norm`` clips the sum. Usual range 0.1 to 10.
     """
 
     gates: tuple[Gate, ...] = answers("gate")

@@ -134,9 +134,9 @@ class BestTeacher(SnapshotTeacher):
     def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
         self.keep_time(agent)
         present = smoothed_return(agent)
-        if self.age(agent) < self.every or present is None or (self.best is not None and present < self.best):
+        if self.age(agent) < self.every or present is None or (self.best is not None and present.mean < self.best):
             return False
-        self.best = present
+        self.best = present.mean
         self.take(agent)
         return True
 

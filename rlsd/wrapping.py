@@ -174,9 +174,9 @@ def _special_ways(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
         return super(cls, self)._do_one_update(callback, *args, **kwargs)
 
     def _trigger_callback(self: Any, locals_: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """ARS: called at each step of a candidate's episodes."""
+        """ARS: called at each step of a candidate's episodes, for one environment after the other."""
         if self.distiller is not None:
-            self.distiller.note(self, locals_["observations"])
+            self.distiller.note(self, locals_["observations"], locals_["i"])
         return super(cls, self)._trigger_callback(locals_, *args, **kwargs)
 
     def evaluate_candidates(self: Any, candidate_weights: Any, callback: BaseCallback, async_eval: Any) -> Any:

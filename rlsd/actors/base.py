@@ -28,8 +28,6 @@ class Actor(ABC):
     """
 
     family: Family
-    #: Whether SB3 clips the norm of the gradient that a deposit joins. Where it does not, the distiller bounds its own.
-    clipped: ClassVar[bool] = True
     #: Policy classes served, as ``module.Class``: by name, since their package may not be installed.
     policies: ClassVar[tuple[str, ...]] = ()
 
@@ -114,6 +112,7 @@ def unused(dist: Any) -> Any:
     """Return a copy of an SB3 distribution object through which nothing was computed yet: its settings alone."""
     clean = copy.copy(dist)
     for key, value in vars(dist).items():
-        if isinstance(value, (Tensor, torch.distributions.Distribution, list)):
+        parts = value if isinstance(value, list) else [value]  # several choices are a list of distributions
+        if any(isinstance(part, (Tensor, torch.distributions.Distribution)) for part in parts):
             setattr(clean, key, None)
     return clean

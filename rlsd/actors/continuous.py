@@ -27,7 +27,6 @@ class SquashedGaussianActor(Actor):
         "sb3_contrib.tqc.policies.TQCPolicy",
         "sb3_contrib.crossq.policies.CrossQPolicy",
     )
-    clipped = False
 
     def __init__(self, policy: nn.Module) -> None:
         self.family = Gaussian(spaces.flatdim(cast(Any, policy).action_space))
@@ -49,7 +48,6 @@ class DeterministicActor(Actor):
     """The way of acting of TD3 and DDPG: one action a state. Both sides are compared as points."""
 
     policies = ("stable_baselines3.td3.policies.TD3Policy",)
-    clipped = False
 
     def __init__(self, policy: nn.Module) -> None:
         self.family = Point(spaces.flatdim(cast(Any, policy).action_space))

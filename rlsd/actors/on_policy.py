@@ -84,8 +84,8 @@ class MaskedActorCritic(ActorCritic):
             logits = self._from_latent(module, module.mlp_extractor.forward_actor(_features(module, observations)))
         else:
             with _borrowed_action_dist(module):
-                dist = module.get_distribution(observations).distribution
-            parts = dist if isinstance(dist, list) else [dist]
+                dist = module.get_distribution(observations)
+            parts = dist.distributions if hasattr(dist, "distributions") else [dist.distribution]
             logits = torch.cat([part.logits for part in parts], dim=-1)
         return torch.where(context["@mask"] > 0.5, logits, _FORBIDDEN)
 
