@@ -13,7 +13,7 @@ from rlsd.recipes import recipe, recipes
 from rlsd.resume import Checkpoints, Stopped, latest_checkpoint, resume, save_checkpoint
 from rlsd.states import ReplayBuffer, Reservoir
 from rlsd.strength import Constant, Schedule
-from rlsd.teachers import Best, Snapshot
+from rlsd.teachers import Snapshot
 from rlsd.timing import EveryStep
 from rlsd.version import __version__
 from rlsd.weights import load_weights
@@ -22,7 +22,6 @@ from rlsd.wrapping import SelfDistilled, distill, undistill
 __all__ = [
     "KL",
     "MSE",
-    "Best",
     "Checkpoints",
     "Constant",
     "DistillConfig",

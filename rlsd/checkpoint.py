@@ -34,7 +34,7 @@ CONFIG = "rlsd/config.json"
 STATE = "rlsd/state.safetensors"
 FORMAT = 1
 
-#: What zipfile raises on damaged files. RuntimeError: an entry that says it is encrypted, or compressed in a way unknown.
+#: What zipfile raises on damaged files; RuntimeError for an entry that says it is encrypted, say.
 _ZIP_ERRORS = (
     *(zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError),
     *(UnicodeError, struct.error, OverflowError),

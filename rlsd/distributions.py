@@ -190,8 +190,8 @@ class Point(Family):
         return near.all(-1).float()
 
     def tempered(self, p: Tensor, temperature: float) -> Tensor:
-        """Return ``p``: the temperature widens the spread, which is the same on both sides."""
-        return p
+        """Return ``p`` on a scale on which the spread is as it was: a temperature widens it, on both sides alike."""
+        return p / math.sqrt(temperature)
 
     def values(self, p: Tensor) -> Tensor:  # noqa: D102
         return p

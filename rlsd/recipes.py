@@ -13,14 +13,14 @@ from rlsd.config import DistillConfig, nearest
 Distill = DistillConfig | Mapping[str, Any] | str | bool | None
 
 #: What ``distill=True`` and ``train.py`` mean: chosen by experiment, see docs/defaults.md.
-DEFAULT = "best"
+DEFAULT = "guard"
 
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "best": (
-        "A guard: the policy at its best so far pulls the agent back when its training return falls far behind.",
+    "guard": (
+        "A recent snapshot pulls the agent back when its training return falls behind what it was then.",
         {
-            "teacher": {"type": "best", "every": 1},
-            "strength": {"type": "constant", "value": 1.0, "gates": [{"type": "return", "margin": 0.2, "width": 0.2}]},
+            "teacher": {"type": "snapshot", "every": 10_000},
+            "strength": {"type": "constant", "value": 1.0, "gates": [{"type": "return", "margin": 0.1, "width": 0.1}]},
             "timing": {"type": "every_step", "stride": 2},
         },
     ),

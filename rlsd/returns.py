@@ -1,4 +1,4 @@
-"""How well an agent does at present, judged by the episodes it trains on."""
+"""How well an agent does at present, judged by the episodes it trains on, with exploration."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-#: Fewer episodes than these say nothing yet: the first few make a lucky agent its own best.
-FEWEST_EPISODES = 20
+#: Enough episodes to tell something, and few enough to tell it in time: a mean over many lags behind the policy.
+EPISODES = 20
 
 
 class SmoothedReturn(NamedTuple):
@@ -19,14 +19,12 @@ class SmoothedReturn(NamedTuple):
 
 
 def smoothed_return(agent: BaseAlgorithm) -> SmoothedReturn | None:
-    """Return how the latest training episodes went, with exploration; None before enough have ended.
-
-    These are the episodes that ``Monitor`` remembers, ``stats_window_size`` of them (100 by default).
-    """
+    """Return how the latest 20 training episodes went, None before as many have ended."""
     returns = [float(episode["r"]) for episode in agent.ep_info_buffer or ()]
-    n = len(returns)
-    if n < min(FEWEST_EPISODES, agent._stats_window_size):
+    n = min(EPISODES, agent._stats_window_size)
+    if len(returns) < n:
         return None
-    mean = sum(returns) / n
-    variance = sum((value - mean) ** 2 for value in returns) / max(n - 1, 1)
+    latest = returns[-n:]
+    mean = sum(latest) / n
+    variance = sum((value - mean) ** 2 for value in latest) / max(n - 1, 1)
     return SmoothedReturn(mean, math.sqrt(variance / n))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from rlsd.actors import Actor
 from rlsd.config import Answer, integer
 from rlsd.observations import Normalization, Observations
-from rlsd.returns import smoothed_return
 
 
 class Teacher(ABC):
@@ -69,14 +68,71 @@ class Teacher(ABC):
         self._seen = int(state["seen"])
 
 
+class FrozenPolicy:
+    """A copy of what acts and of the statistics that normalise what it sees, as they were at one moment.
+
+    :param actor: the adapter to the agent's way of acting.
+    """
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+        self.policy: nn.Module | None = None
+        self.normalization: Normalization | None = None
+
+    def take(self, agent: BaseAlgorithm) -> None:
+        """Freeze the agent as it is now."""
+        if self.policy is None:
+            self.policy = self.actor.frozen(agent.policy)
+        else:
+            _copy_into(self.policy, _named_tensors(self.actor.module(agent.policy)))
+        self.normalization = Normalization.of(agent)
+
+    def targets(self, observations: Observations) -> Tensor:
+        """Return what it would do on raw states: normalised parameters ``(batch, family.size)``."""
+        assert self.policy is not None, "nothing was frozen yet"
+        with torch.no_grad():
+            seen = observations if self.normalization is None else self.normalization(observations)
+            return self.actor.family.normalized(self.actor.parameters(self.policy, seen))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all its tensors by name."""
+        out: dict[str, Tensor] = {}
+        if self.policy is not None:
+            out.update({f"policy/{name}": tensor for name, tensor in _named_tensors(self.policy).items()})
+        if self.normalization is not None:
+            out.update({f"normalization/{name}": tensor for name, tensor in self.normalization.tensors().items()})
+        return out
+
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`tensors` returned."""
+        parts: dict[str, dict[str, Tensor]] = {"policy": {}, "normalization": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        if parts["policy"]:
+            self.policy = self.actor.frozen(agent.policy)
+            _copy_into(self.policy, parts["policy"])
+        if parts["normalization"]:
+            self.normalization = Normalization.from_tensors(parts["normalization"], agent.device)
+
+
 class SnapshotTeacher(Teacher):
-    """A frozen copy of the policy and of the statistics that normalise what it sees."""
+    """A frozen copy of the agent, taken anew from time to time."""
 
     def __init__(self, actor: Actor, every: int) -> None:
         super().__init__(actor)
         self.every = every
-        self.policy: nn.Module | None = None
-        self.normalization: Normalization | None = None
+        self.frozen = FrozenPolicy(actor)
+
+    @property
+    def policy(self) -> nn.Module | None:
+        """What acts, frozen; None before the first snapshot."""
+        return self.frozen.policy
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """The statistics that were frozen with it."""
+        return self.frozen.normalization
 
     def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
         self.keep_time(agent)
@@ -86,66 +142,22 @@ class SnapshotTeacher(Teacher):
         return True
 
     def take(self, agent: BaseAlgorithm) -> None:
-        """Freeze the policy as it is now."""
-        if self.policy is None:
-            self.policy = self.actor.frozen(agent.policy)
-        else:
-            _copy_into(self.policy, _named_tensors(self.actor.module(agent.policy)))
-        self.normalization = Normalization.of(agent)
+        """Freeze the agent as it is now."""
+        self.frozen.take(agent)
         self.refreshed_at = agent.num_timesteps
         self.version += 1
 
     def targets(self, observations: Observations) -> Tensor:  # noqa: D102
-        assert self.policy is not None, "no snapshot was taken yet"
-        with torch.no_grad():
-            seen = observations if self.normalization is None else self.normalization(observations)
-            return self.actor.family.normalized(self.actor.parameters(self.policy, seen))
+        return self.frozen.targets(observations)
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
-        out: dict[str, Tensor] = {}
-        if self.policy is not None:
-            out.update({f"policy/{name}": tensor for name, tensor in _named_tensors(self.policy).items()})
-        if self.normalization is not None:
-            out.update({f"normalization/{name}": tensor for name, tensor in self.normalization.tensors().items()})
-        return out
+        return self.frozen.tensors()
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
         super().load(agent, tensors, state)
-        parts: dict[str, dict[str, Tensor]] = {"policy": {}, "normalization": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = tensor
-        if self.ready and not parts["policy"]:
+        self.frozen.load(agent, tensors)
+        if self.ready and self.policy is None:
             raise ValueError("the saved teacher does not fit this policy: it has no tensors")
-        if parts["policy"]:
-            self.policy = self.actor.frozen(agent.policy)
-            _copy_into(self.policy, parts["policy"])
-        if parts["normalization"]:
-            self.normalization = Normalization.from_tensors(parts["normalization"], agent.device)
-
-
-class BestTeacher(SnapshotTeacher):
-    """A frozen copy of the policy from when its smoothed training return was highest."""
-
-    def __init__(self, actor: Actor, every: int) -> None:
-        super().__init__(actor, every)
-        self.best: float | None = None
-
-    def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
-        self.keep_time(agent)
-        present = smoothed_return(agent)
-        if self.age(agent) < self.every or present is None or (self.best is not None and present.mean < self.best):
-            return False
-        self.best = present.mean
-        self.take(agent)
-        return True
-
-    def state(self) -> dict[str, Any]:  # noqa: D102
-        return super().state() | {"best": self.best}
-
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
-        super().load(agent, tensors, state)
-        self.best = state["best"]
 
 
 def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -190,19 +202,3 @@ class Snapshot(Teaching, name="snapshot"):
 
     def build(self, actor: Actor) -> SnapshotTeacher:  # noqa: D102
         return SnapshotTeacher(actor, self.every)
-
-
-@dataclass(frozen=True)
-class Best(Teaching, name="best"):
-    """A frozen copy of the policy from when its smoothed training return was highest so far.
-
-    With a :class:`~rlsd.gates.ReturnGate` it is a guard: nothing pulls while the agent does as well as ever, and when
-    it falls behind its own best, it is pulled back. Not for tasks that change, where the best may be another task's.
-
-    :param every: environment steps that pass at least from one copy to the next. Usual range 1 to 100,000.
-    """
-
-    every: int = integer(1, low=1)
-
-    def build(self, actor: Actor) -> BestTeacher:  # noqa: D102
-        return BestTeacher(actor, self.every)
