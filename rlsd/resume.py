@@ -24,6 +24,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rlsd import environment_state, faults
 from rlsd.version import __version__
@@ -79,12 +80,16 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
         folder = latest_checkpoint(folder)
     summary = _read_summary(folder)
     generators = _read_generators(folder / GENERATORS)
-    agent: Any = _algorithm(summary["algorithm"], summary["wrapped"]).load(folder / AGENT, device=device, **load)
+    if env is None and summary["not_exact"]:
+        raise ValueError(f"{folder} holds no environment: {summary['not_exact']}. Pass env=...")
+    saved = env is None and summary["environment"]
+    # HerReplayBuffer cannot be made without an environment. Loading seeds it, so the one trained in is thawed apart.
+    made_in = (_thawed(folder / ENVIRONMENT) if saved else env) if summary.get("needs_environment") else None
+    algorithm = _algorithm(summary["algorithm"], summary["wrapped"])
+    agent: Any = algorithm.load(folder / AGENT, env=made_in, device=device, force_reset=False, **load)
     if env is not None:
         agent.set_env(env, force_reset=True)
-    elif summary["not_exact"]:
-        raise ValueError(f"{folder} holds no environment: {summary['not_exact']}. Pass env=...")
-    elif summary["environment"]:
+    elif saved:
         agent.set_env(_thawed(folder / ENVIRONMENT), force_reset=False)
     if env is not None:
         _take_statistics(agent, folder)
@@ -159,6 +164,8 @@ class Checkpoints(BaseCallback):
         for old in _checkpoints(self.folder)[: -self.keep]:
             if old != new:  # an earlier, longer run left its own here
                 shutil.rmtree(old, ignore_errors=True)
+        for unfinished in self.folder.glob(".[0-9]*-*"):  # left by a process that was killed while it saved
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _on_rollout_start(self) -> None:
         # A plain SB3 agent announces no boundary. This is as good, but with gSDE, whose noise is drawn just before.
@@ -195,6 +202,7 @@ def _summary(agent: BaseAlgorithm) -> dict[str, Any]:
         "num_timesteps": agent.num_timesteps,
         "total_timesteps": agent._total_timesteps,
         "environment": agent.get_env() is not None,
+        "needs_environment": isinstance(getattr(agent, "replay_buffer", None), HerReplayBuffer),
     }
 
 
@@ -269,6 +277,8 @@ def _load_what_the_zip_leaves_out(agent: Any, folder: Path) -> None:
         tensors = safetensors.torch.load_file(folder / MEMORY, device=str(agent.device))
         kind = type(agent._last_lstm_states)
         agent._last_lstm_states = kind(*((tensors[f"{i}/0"], tensors[f"{i}/1"]) for i in range(2)))
+    if is_wrapped(type(agent)):
+        agent._resumed = True
     if getattr(agent, "action_noise", None) is not None:
         # learn() resets the noise; a wrapped agent puts this back after it did.
         agent._resumed_noise = copy.deepcopy(agent.action_noise)

@@ -42,7 +42,10 @@ def load_weights(path: str | os.PathLike[str], agent: BaseAlgorithm) -> None:
             extra = _read(archive, "pytorch_variables.pth", agent) if variables else {}
         for name in names:
             if name.endswith("optimizer"):
-                _compare_optimizer(name, found[name], recursive_getattr(agent, name))
+                optimizer = recursive_getattr(agent, name)
+                _compare_optimizer(name, found[name], optimizer)
+                # The learning rate and other settings stay the agent's own: a file could say anything.
+                found[name]["param_groups"] = optimizer.state_dict()["param_groups"]
             else:
                 _compare(name, found[name], own[name])
         extra = {name: extra[name] for name in variables if extra.get(name) is not None}

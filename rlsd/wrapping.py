@@ -14,7 +14,7 @@ from rlsd.recipes import Distill, resolve
 
 AgentT = TypeVar("AgentT", bound=BaseAlgorithm)
 
-_OURS = ("distiller", "_distill_config", "_resumed_noise")
+_OURS = ("distiller", "_distill_config", "_resumed", "_resumed_noise")
 _CLASSES: dict[type[BaseAlgorithm], type[Any]] = {}
 
 
@@ -189,7 +189,14 @@ def _special_ways(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
         returns = super(cls, self).evaluate_candidates(candidate_weights, callback, async_eval)
         return returns if self.distiller is None else self.distiller.judged(self, candidate_weights, returns)
 
-    ways = (_compute_actor_grad, _do_one_update, _trigger_callback, evaluate_candidates)
+    def _update_current_progress_remaining(self: Any, num_timesteps: int, total_timesteps: int) -> None:
+        """ARS: sb3-contrib reckons with the steps of this ``learn`` alone, which a resumed run must not."""
+        total = self._total_timesteps if "_resumed" in self.__dict__ else total_timesteps
+        super(cls, self)._update_current_progress_remaining(num_timesteps, total)
+
+    ways: tuple[Any, ...] = (_compute_actor_grad, _do_one_update, _trigger_callback, evaluate_candidates)
+    if hasattr(base, "evaluate_candidates"):
+        ways += (_update_current_progress_remaining,)
     return {way.__name__: way for way in ways if hasattr(base, way.__name__)}
 
 

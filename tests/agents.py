@@ -1,4 +1,4 @@
-"""The smallest real agents, one for every way a PPO or A2C policy can act and see, and what tests compare of them."""
+"""The smallest real agents, for every algorithm and every way to act and see, and what tests compare of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, PPO
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import rlsd
 
@@ -55,6 +62,18 @@ class TinyEnv(gym.Env[Any, Any]):
         cut_short = over and bool(self.np_random.integers(2))
         return self._observe(), reward, over and not cut_short, cut_short, {}
 
+    def action_masks(self) -> np.ndarray:
+        """For each choice of each part of an action whether it is allowed; never none, and mostly not all."""
+        parts: Any = {
+            spaces.Discrete: lambda space: [space.n],
+            spaces.MultiDiscrete: lambda space: space.nvec,
+            spaces.MultiBinary: lambda space: [2] * space.n,
+        }[type(self.action_space)](self.action_space)
+        first = int(self._wanted * 97)
+        return np.concatenate(
+            [[choice != (first + i) % (size + 1) for choice in range(size)] for i, size in enumerate(parts)]
+        )
+
     def _observe(self) -> Any:
         observation = self._sample(self.observation_space)
         parts = observation.values() if isinstance(observation, dict) else [observation]
@@ -70,6 +89,18 @@ class TinyEnv(gym.Env[Any, Any]):
         if space.dtype == np.uint8:
             return self.np_random.integers(0, 256, space.shape, dtype=np.uint8)
         return self.np_random.uniform(-1.0, 1.0, space.shape).astype(np.float32)
+
+
+class TinyGoalEnv(TinyEnv):
+    """The same with a goal, as HerReplayBuffer asks for."""
+
+    def _observe(self) -> Any:
+        self._wanted = float(self.np_random.uniform())
+        draw = lambda n: self.np_random.uniform(-1.0, 1.0, n).astype(np.float32)  # noqa: E731
+        return {"achieved_goal": draw(2), "desired_goal": draw(2), "observation": draw(3)}
+
+    def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: Any) -> np.ndarray:
+        return -np.linalg.norm(achieved - desired, axis=-1)
 
 
 class Regularized(BaseFeaturesExtractor):
@@ -93,9 +124,11 @@ class Kind:
     normalize: dict[str, Any] | None = None
     policy_kwargs: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
+    environment: type[TinyEnv] = TinyEnv
 
 
 _BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
+_GOAL = spaces.Box(-1.0, 1.0, (2,), np.float32)
 _SMALL_CNN = {"features_extractor_kwargs": {"features_dim": 8}}
 
 KINDS: dict[str, Kind] = {
@@ -130,35 +163,80 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
+#: Kinds that PPO and A2C have no need of: goals, and continuous actions with other observations.
+MORE_KINDS: dict[str, Kind] = {
+    # Else the deterministic actors' tanh saturates within a few steps.
+    "box_image": Kind(_BOX, IMAGE_CHW, "CnnPolicy", None, _SMALL_CNN, {"learning_rate": 0.001}),
+    "box_dict": Kind(_BOX, DICT, "MultiInputPolicy", None, KINDS["dict"].policy_kwargs, {"learning_rate": 0.001}),
+    "normalized_discrete": Kind(normalize={"clip_obs": 1.5}),
+    **{
+        name: Kind(
+            actions,
+            spaces.Dict({"achieved_goal": _GOAL, "desired_goal": _GOAL, "observation": VECTOR}),
+            "MultiInputPolicy",
+            arguments={"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 2}},
+            environment=TinyGoalEnv,
+        )
+        for name, actions in {"goal": spaces.Discrete(3), "box_goal": _BOX}.items()
+    },
+}
+
 #: One kind for each family of action distributions.
 ACTION_KINDS = ("discrete", "multidiscrete", "multibinary", "box", "gsde")
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"PPO": PPO, "A2C": A2C}
+ALL_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+    cls.__name__: cls
+    for cls in (PPO, A2C, TRPO, MaskablePPO, RecurrentPPO, DQN, QRDQN, SAC, TQC, CrossQ, TD3, DDPG, ARS)
+}
+
+
+def kind_named(kind: str) -> Kind:
+    """A kind by its name."""
+    return KINDS[kind] if kind in KINDS else MORE_KINDS[kind]
 
 
 def make_env(kind: str = "discrete", n_envs: int = N_ENVS) -> VecEnv:
     """The environment of a kind of agent."""
-    spec = KINDS[kind]
-    env: VecEnv = DummyVecEnv([lambda: Monitor(TinyEnv(spec.observations, spec.actions)) for _ in range(n_envs)])
+    spec = kind_named(kind)
+    make = lambda: Monitor(spec.environment(spec.observations, spec.actions))  # noqa: E731
+    env: VecEnv = DummyVecEnv([make] * n_envs)
     return env if spec.normalize is None else VecNormalize(env, **spec.normalize)
 
 
 def build(algorithm: type[Any], kind: str = "discrete", env: VecEnv | None = None, **changes: Any) -> Any:
     """An agent of a kind: the same one, to the last bit, whenever it is asked for with the same arguments."""
-    spec = KINDS[kind]
-    arguments: dict[str, Any] = {
-        "n_steps": N_STEPS,
-        "learning_rate": 0.01,
-        "seed": 3,
-        "device": "cpu",
-        "policy_kwargs": {"net_arch": [6], **spec.policy_kwargs},
-    }
+    spec = kind_named(kind)
+    policy_kwargs = {"net_arch": [6], **spec.policy_kwargs}
+    arguments: dict[str, Any] = {"learning_rate": 0.01, "seed": 3, "device": "cpu"}
+    if issubclass(algorithm, OnPolicyAlgorithm):
+        arguments |= {"n_steps": N_STEPS}
     if issubclass(algorithm, (PPO, A2C)):
         arguments |= {"ent_coef": 0.01}
-    if issubclass(algorithm, PPO):
+    if issubclass(algorithm, (PPO, MaskablePPO, RecurrentPPO)):
         arguments |= {"batch_size": N_STEPS, "n_epochs": 2}
-    arguments |= spec.arguments | changes
-    agent = algorithm(spec.policy, make_env(kind) if env is None else env, **arguments)
+    if issubclass(algorithm, TRPO):
+        arguments |= {"batch_size": N_STEPS, "n_critic_updates": 2}
+    if issubclass(algorithm, RecurrentPPO):
+        policy_kwargs |= {"lstm_hidden_size": 4}
+    if issubclass(algorithm, OffPolicyAlgorithm):
+        arguments |= {"buffer_size": 64, "batch_size": 8, "train_freq": N_STEPS // 2, "gradient_steps": 4}
+        arguments |= {"learning_starts": ROLLOUT}
+    if issubclass(algorithm, (DQN, QRDQN)):
+        arguments |= {"target_update_interval": ROLLOUT}
+    if issubclass(algorithm, TD3):  # and DDPG
+        arguments |= {"action_noise": NormalActionNoise(np.zeros(2), np.full(2, 0.3))}
+    if issubclass(algorithm, QRDQN):
+        policy_kwargs |= {"n_quantiles": 5}
+    if issubclass(algorithm, TQC):
+        policy_kwargs |= {"n_quantiles": 5, "n_critics": 2}
+    if issubclass(algorithm, ARS):
+        arguments |= {"n_delta": 2, "n_eval_episodes": 2}
+    arguments |= {"policy_kwargs": policy_kwargs} | spec.arguments | changes
+    policy = "MlpLstmPolicy" if issubclass(algorithm, RecurrentPPO) and spec.policy == "MlpPolicy" else spec.policy
+    if issubclass(algorithm, RecurrentPPO) and spec.policy != "MlpPolicy":
+        policy = spec.policy.replace("Policy", "LstmPolicy")
+    agent = algorithm(policy, make_env(kind) if env is None else env, **arguments)
     agent.set_logger(Logger(None, [Record()]))
     return agent
 
@@ -176,6 +254,11 @@ def config(**changes: Any) -> rlsd.DistillConfig:
         "strength": rlsd.Constant(0.7),
     }
     return rlsd.DistillConfig(**(answers | changes))
+
+
+def stored(agent: Any, index: Tensor) -> Any:
+    """The raw states in some slots of the agent's store."""
+    return agent.distiller.states.gather(index.numpy(), index)
 
 
 class Record(KVWriter):
@@ -222,18 +305,35 @@ def training_state(agent: Any) -> dict[str, Any]:
     """All that decides how the agent's own training goes on."""
     env = agent.get_env()
     normalize = agent.get_vec_normalize_env()
+    buffer = getattr(agent, "replay_buffer", None)
     return {
         "policy": dict(agent.policy.state_dict()),
-        "optimizer": agent.policy.optimizer.state_dict(),
+        "optimizer": {name: optimizer.state_dict() for name, optimizer in optimizers(agent).items()},
+        "variables": {name: recursive_getattr(agent, name) for name in agent._get_torch_save_params()[1]},
         "generators": generators(),
+        "action_space": agent.action_space.np_random.bit_generator.state,
         "last_obs": agent._last_obs,
         "starts": agent._last_episode_starts,
+        "memory": [list(pair) for pair in getattr(agent, "_last_lstm_states", None) or ()],
         "steps": (agent.num_timesteps, agent._n_updates, agent._current_progress_remaining),
+        "exploration": getattr(agent, "exploration_rate", None),
         "episodes": [(episode["r"], episode["l"]) for episode in agent.ep_info_buffer],
         "env": [inner.np_random.bit_generator.state for inner in env.unwrapped.envs],
         "statistics": None if normalize is None else [vars(r) for r in _statistics(normalize)],
         "returns": None if normalize is None else normalize.returns,
+        "buffer": {k: v for k, v in vars(buffer).items() if _is_plain(v)} if buffer else None,
     }
+
+
+def _is_plain(value: Any) -> bool:
+    # HerReplayBuffer has an array of infos: objects, whose addresses are nobody's business.
+    return isinstance(value, (int, dict)) or (isinstance(value, np.ndarray) and value.dtype != object)
+
+
+def optimizers(agent: Any) -> dict[str, Optimizer]:
+    """Every optimizer of an agent by its name."""
+    names = [name for name in agent._get_torch_save_params()[0] if name.endswith("optimizer")]
+    return {name: recursive_getattr(agent, name) for name in names}
 
 
 def distillation_state(agent: Any) -> dict[str, Any]:
@@ -257,7 +357,7 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
             return [f"{path}: {len(one)} items, {len(other)} items"]
         return [d for i, (a, b) in enumerate(zip(one, other, strict=True)) for d in differences(a, b, f"{path}/{i}")]
     if isinstance(one, (Tensor, np.ndarray)):
-        a, b = np.asarray(one), np.asarray(other)
+        a, b = (np.asarray(side.detach() if isinstance(side, Tensor) else side) for side in (one, other))
         if a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes():
             return []
         return [f"{path}: tensors differ"]
@@ -278,10 +378,10 @@ def copied(structure: Any) -> Any:
 
 def patches(agent: Any) -> list[str]:
     """What is left on the agent that SB3 did not put there."""
-    optimizer = agent.policy.optimizer
     found = [f"agent.{name}" for name in ("train", "learn", "collect_rollouts", "save") if name in agent.__dict__]
-    found += [f"optimizer.{name}" for name in ("zero_grad", "step") if name in optimizer.__dict__]
-    found += ["a hook on optimizer.step"] * len(optimizer._optimizer_step_pre_hooks)
+    for owner, optimizer in optimizers(agent).items():
+        found += [f"{owner}.{name}" for name in ("zero_grad", "step") if name in optimizer.__dict__]
+        found += [f"a hook on {owner}.step"] * len(optimizer._optimizer_step_pre_hooks)
     hooked = [name for name, p in agent.policy.named_parameters() if p._post_accumulate_grad_hooks or p._backward_hooks]
     return found + [f"a hook on {name}" for name in hooked]
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback
 
 import rlsd
+from rlsd.recipes import DEFAULT
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
@@ -66,12 +67,12 @@ def test_an_agent_built_with_distillation_off_is_switched_on() -> None:
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        ({}, rlsd.DistillConfig()),
+        ({}, rlsd.recipe(DEFAULT)),
         ({"recipe": "snapshot"}, rlsd.recipe("snapshot")),
         ({"recipe": "snapshot", "strength": 0.3}, rlsd.recipe("snapshot", strength=0.3)),
         ({"recipe": "snapshot", "teacher.every": 7}, rlsd.recipe("snapshot", **{"teacher.every": 7})),
         ({"recipe": config(), "strength": 0.3}, config(strength=0.3)),
-        ({"strength": 0.3}, rlsd.DistillConfig(strength=0.3)),
+        ({"strength": 0.3}, rlsd.recipe(DEFAULT, strength=0.3)),
         ({"recipe": config().to_dict()}, config()),
     ],
 )
@@ -95,13 +96,12 @@ def test_what_is_wrong_is_said_before_training(arguments: dict[str, Any], messag
         rlsd.SelfDistillation(**arguments)
 
 
-def test_an_agent_that_cannot_be_distilled_is_an_error_before_training() -> None:
-    contrib = pytest.importorskip("sb3_contrib")
-    env = build(PPO).env
-    agent = contrib.RecurrentPPO("MlpLstmPolicy", env, n_steps=8, batch_size=8, device="cpu")
-    with pytest.raises(TypeError, match="cannot distil a RecurrentPPO"):
-        agent.learn(ROLLOUT, callback=rlsd.SelfDistillation())
-    assert type(agent) is contrib.RecurrentPPO
+def test_an_agent_without_such_states_is_an_error_before_training() -> None:
+    agent = build(PPO)
+    with pytest.raises(TypeError, match="needs an agent with a replay buffer, and a PPO has none: use 'reservoir'"):
+        agent.learn(ROLLOUT, callback=rlsd.SelfDistillation(config(states=rlsd.ReplayBuffer())))
+    assert type(agent) is PPO
+    assert agent.num_timesteps == 0
 
 
 def test_it_takes_its_place_among_other_callbacks(tmp_path: Any) -> None:

@@ -12,22 +12,35 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlsd import KL, Constant, DistillConfig, EveryStep, Reservoir, ReturnGate, Schedule, Snapshot
+from rlsd import (
+    KL,
+    MSE,
+    Constant,
+    DistillConfig,
+    EveryStep,
+    ReplayBuffer,
+    Reservoir,
+    ReturnGate,
+    Schedule,
+    Snapshot,
+)
 from rlsd.config import _REGISTRY, QUESTIONS, nearest
 
 positive = st.floats(0, 1e300, exclude_min=True)
+weights = st.floats(0, 1e300)
 counts = st.integers(1, 10**12)
+shapes = st.sampled_from(["linear", "cosine", "exponential"])
 gates = st.lists(st.builds(ReturnGate, st.floats(0, 1), st.floats(0, 1, exclude_min=True)), max_size=2)
 
 #: Every answer there is, with every value its fields may take.
 ANSWERS: dict[type, st.SearchStrategy] = {
     Snapshot: st.builds(Snapshot, every=counts),
     Reservoir: st.tuples(counts, counts).map(lambda both: Reservoir(capacity=max(both), batch_size=min(both))),
-    KL: st.builds(KL, st.sampled_from(["forward", "reverse"]), positive),
-    Constant: st.builds(Constant, st.floats(0, 1e300), gates=gates),
-    Schedule: st.builds(
-        Schedule, positive, end=positive, shape=st.sampled_from(["linear", "cosine", "exponential"]), gates=gates
-    ),
+    ReplayBuffer: st.builds(ReplayBuffer, counts),
+    KL: st.builds(KL, st.sampled_from(["forward", "reverse"]), positive, weights, weights),
+    MSE: st.builds(MSE),
+    Constant: st.builds(Constant, st.floats(0, 1e300), gates=gates, bound=positive),
+    Schedule: st.builds(Schedule, positive, end=positive, shape=shapes, gates=gates, bound=positive),
     EveryStep: st.builds(EveryStep, counts),
     ReturnGate: st.builds(ReturnGate, st.floats(0, 1), st.floats(0, 1, exclude_min=True)),
 }
@@ -196,6 +209,12 @@ def test_changes_replace_whole_answers_or_with_dotted_keys_single_fields(changes
         ({"divergence": {"temperature": 0}}, "divergence.temperature must be a number > 0, got 0"),
         ({"divergence": {"temperature": -1.0}}, "divergence.temperature must be a number > 0, got -1.0"),
         ({"divergence": {"temperature": "hot"}}, "divergence.temperature must be a number > 0, got 'hot'"),
+        ({"divergence": {"mean_weight": -1}}, "divergence.mean_weight must be a number >= 0, got -1"),
+        ({"divergence": {"std_weight": math.nan}}, "divergence.std_weight must be a number >= 0, got nan"),
+        ({"divergence": {"type": "mse", "direction": "forward"}}, "unknown key divergence.direction = 'forward' for"),
+        ({"strength": {"bound": 0}}, "strength.bound must be a number > 0, got 0"),
+        ({"states": {"type": "replay_buffer", "capacity": 9}}, "unknown key states.capacity = 9 for 'replay_buffer';"),
+        ({"states": {"type": "replay_buffer", "batch_size": 0}}, "states.batch_size must be a whole number >= 1"),
         ({"strength": -0.1}, "strength.value must be a number >= 0, got -0.1"),
         ({"strength": True}, "strength.value must be a number >= 0, got True"),
         ({"strength": math.nan}, "strength.value must be a number >= 0, got nan"),

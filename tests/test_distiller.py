@@ -16,7 +16,6 @@ from agents import (
     ALGORITHMS,
     KINDS,
     N_ENVS,
-    N_STEPS,
     ROLLOUT,
     TinyEnv,
     build,
@@ -28,6 +27,7 @@ from agents import (
     generators,
     logged,
     patches,
+    stored,
     training_state,
 )
 from gymnasium import spaces
@@ -35,6 +35,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -256,8 +257,8 @@ class Witness:
         teacher = d.teacher.policy.get_distribution(self.seen(self._statistics))
         student = policy.get_distribution(self.seen(self.agent.get_vec_normalize_env()))
         policy.train(training)
-        pair = (teacher, student) if d.divergence.direction == "forward" else (student, teacher)
-        return d.strength.value * d.timing.stride * torch_kl(*pair, d.divergence.temperature).mean()
+        pair = (teacher, student) if d.config.divergence.direction == "forward" else (student, teacher)
+        return d.strength.value * d.config.timing.stride * torch_kl(*pair, d.config.divergence.temperature).mean()
 
     def seen(self, normalize: VecNormalize | None) -> Any:
         """The raw states drawn, as VecNormalize itself shows them."""
@@ -320,8 +321,8 @@ def test_grad_ratio_is_the_ratio_of_the_two_norms(
     reported = []
     for _ in range(6):
         before = len(witness.ratios)
-        agent.learn(ROLLOUT, reset_num_timesteps=False)
-        ratio = agent.distiller.figures.get("distill/grad_ratio")
+        agent.learn(ROLLOUT, log_interval=1, reset_num_timesteps=False)  # the figures begin anew with each line
+        ratio = agent.distiller.present_figures().get("distill/grad_ratio")
         if ratio is not None and ratio > 1e-4:
             reported.append(min(abs(ratio - r) / r for r in witness.ratios[before:]))
     assert reported, "no ratio was reported"
@@ -344,8 +345,8 @@ def test_a_fresh_snapshot_does_not_pull(
     for update in range(1, 4):
         agent.learn(ROLLOUT, reset_num_timesteps=False)
         assert agent.distiller.deposits == update
-        assert abs(agent.distiller.figures["distill/kl"]) <= 1e-6
-        assert agent.distiller.figures["distill/agreement"] == 1.0
+        assert abs(agent.distiller.present_figures()["distill/kl"]) <= 1e-6
+        assert agent.distiller.present_figures()["distill/agreement"] == 1.0
     assert max(witness.kl_norms) <= 1e-6
 
 
@@ -378,7 +379,7 @@ def test_a_snapshot_acts_as_the_policy_did(kind: str) -> None:
     agent = distilled(PPO, kind, distill=config(teacher=rlsd.Snapshot(every=1))).learn(ROLLOUT)
     agent.distiller.teacher.take(agent)
     index = torch.arange(agent.distiller.states.count)
-    raw = agent.distiller.states[index]
+    raw = stored(agent, index)
     normalize = agent.get_vec_normalize_env()
     seen = raw
     if normalize is not None:
@@ -402,7 +403,7 @@ def test_training_anew_keeps_the_interval_between_snapshots() -> None:
     ages, versions = [], []
     for update in range(8):
         agent.learn(ROLLOUT, reset_num_timesteps=update == 0)
-        ages.append(agent.distiller.figures["distill/teacher_age"])
+        ages.append(agent.distiller.present_figures()["distill/teacher_age"])
         versions.append(agent.distiller.teacher.version)
     assert min(ages) >= 0, ages
     assert max(ages) <= 6 * ROLLOUT, ages
@@ -467,18 +468,6 @@ def test_an_algorithm_that_throws_deposits_away_is_an_error() -> None:
     assert patches(agent) == []
 
 
-def test_trpo_is_an_error_and_no_silent_plain_training() -> None:
-    contrib = pytest.importorskip("sb3_contrib")
-    agent = build(
-        rlsd.SelfDistilled(contrib.TRPO),
-        distill=config(teacher=rlsd.Snapshot(every=1)),
-        batch_size=N_STEPS,
-    )
-    with pytest.raises(RuntimeError, match="cannot be distilled through its optimizer"):
-        agent.learn(ROLLOUT)
-    assert patches(agent) == []
-
-
 # --- 11. Nothing that is not finite ---------------------------------------------------------------
 
 
@@ -496,7 +485,7 @@ def test_a_target_that_is_not_finite_reaches_no_parameter(
     assert agent.distiller.deposits > 0
     if math.isinf(value):
         return  # of some families, a teacher beyond doubt; its gradient is finite
-    assert agent.distiller.figures["distill/skipped_nonfinite"] == agent.distiller.deposits
+    assert agent.distiller.present_figures()["distill/skipped_nonfinite"] == agent.distiller.deposits
 
     # What was skipped was the pull alone: the agent's own steps were made.
     plain = build(algorithm, kind).learn(2 * ROLLOUT)
@@ -518,15 +507,15 @@ def test_a_state_that_is_not_finite_is_not_stored(value: float) -> None:
         agent.learn(ROLLOUT, callback=Moments(spoil))
     assert agent.distiller.states.rejected == 1
     assert agent.distiller.states.count == ROLLOUT - 1
-    assert torch.isfinite(agent.distiller.states.tensors()["observation"]).all()
+    assert torch.isfinite(agent.distiller.states.tensors()["@observation"]).all()
     assert patches(agent) == []
 
 
 def test_the_counter_of_what_was_skipped_counts_states_too() -> None:
     agent = distilled(distill=config(teacher=rlsd.Snapshot(every=1)))
-    agent.distiller.replay.add({"observation": np.full((5, 3), math.nan, np.float32)})
+    agent.distiller.states.add({"@observation": np.full((5, 3), math.nan, np.float32)})
     agent.learn(ROLLOUT)
-    assert agent.distiller.figures["distill/skipped_nonfinite"] == 5
+    assert agent.distiller.present_figures()["distill/skipped_nonfinite"] == 5
 
 
 # --- 12. Raw states -------------------------------------------------------------------------------
@@ -571,7 +560,7 @@ def test_the_states_stored_are_the_raw_ones_acted_on_in_order(algorithm: type[Ba
             seen.pop()  # acted on in the coming rollout, where it is noted again
 
     agent.learn(3 * ROLLOUT, callback=Note())
-    stored = agent.distiller.states.tensors()["observation"].numpy()
+    stored = agent.distiller.states.tensors()["@observation"].numpy()
     np.testing.assert_array_equal(stored, np.concatenate(seen))
     assert len(stored) == 3 * ROLLOUT
 
@@ -581,7 +570,7 @@ def test_the_states_stored_are_the_raw_ones_acted_on_in_order(algorithm: type[Ba
 def test_a_teachers_answer_stays_while_the_statistics_move(algorithm: type[BaseAlgorithm], kind: str) -> None:
     agent = distilled(algorithm, kind, distill=config(teacher=rlsd.Snapshot(every=3 * ROLLOUT)))
     agent.learn(3 * ROLLOUT)
-    states = agent.distiller.states[torch.arange(5)]
+    states = stored(agent, torch.arange(5))
     before = copied({"answers": agent.distiller.teacher.targets(states), "states": states})
     statistics = copied(training_state(agent)["statistics"])
     agent.learn(2 * ROLLOUT, reset_num_timesteps=False)
@@ -619,7 +608,7 @@ def test_the_harder_the_pull_the_nearer_to_a_fixed_teacher(algorithm: type[BaseA
         agent.learn(4 * ROLLOUT)
         agent.distiller.teacher.every = 10**9
         agent.learn(8 * ROLLOUT, reset_num_timesteps=False)
-        states = agent.distiller.states[torch.arange(agent.distiller.states.count)]
+        states = stored(agent, torch.arange(agent.distiller.states.count))
         d = agent.distiller
         agent.policy.set_training_mode(False)
         with torch.no_grad():
@@ -653,13 +642,14 @@ def test_every_figure_is_logged_and_means_what_it_says(algorithm: type[BaseAlgor
     last = record.dumps[-1]
     assert last.keys() >= FIGURES
     assert set(agent.distiller.figures) == FIGURES
+    assert agent.distiller.figures == {key: last[key] for key in FIGURES}
     assert all(isinstance(last[key], float) and math.isfinite(last[key]) for key in FIGURES)
     assert last["distill/coef"] == pytest.approx(0.7)
     assert last["distill/loss"] == pytest.approx(0.7 * last["distill/kl"])
     assert last["distill/kl"] >= -1e-6
     assert last["distill/snapshots"] == 2.0
     assert last["distill/teacher_age"] == 0.0, "the second snapshot was taken just before this update"
-    assert agent.distiller.figures["distill/teacher_age"] == ROLLOUT
+    assert agent.distiller.present_figures()["distill/teacher_age"] == ROLLOUT
     assert last["distill/states"] == min(4 * ROLLOUT, 64)
     assert last["distill/skipped_nonfinite"] == 0.0
     assert 0.0 < last["time/distill_fraction"] < 1.0
@@ -672,10 +662,10 @@ def test_the_entropies_are_those_of_sb3() -> None:
     teacher = agent.distiller.teacher.policy
     agent.distiller.states.batch_size = 64
     with torch.no_grad():
-        states = agent.distiller.states[torch.arange(ROLLOUT)]
+        states = stored(agent, torch.arange(ROLLOUT))
         expected = teacher.get_distribution(states).entropy()
     for key in ("distill/teacher_entropy", "distill/student_entropy"):
-        assert expected.min() - 1e-6 <= agent.distiller.figures[key] <= expected.max() + 1e-6
+        assert expected.min() - 1e-6 <= agent.distiller.present_figures()[key] <= expected.max() + 1e-6
 
 
 def test_an_agent_without_a_seed_gets_random_states_of_its_own() -> None:
@@ -694,14 +684,22 @@ def test_an_agent_with_a_seed_is_distilled_alike_every_time() -> None:
 
 
 def test_an_unknown_way_to_act_is_refused_before_anything_changes() -> None:
-    from stable_baselines3 import DQN
+    class OwnPolicy(BasePolicy):
+        """A policy that rlsd was never told about."""
 
-    env = DummyVecEnv([lambda: Monitor(TinyEnv(spaces.Box(-1, 1, (2,)), spaces.Discrete(2)))])
-    agent = DQN("MlpPolicy", env, buffer_size=10, device="cpu")
-    with pytest.raises(TypeError, match="cannot distil a DQN"):
-        rlsd.distill(agent)
-    assert type(agent) is DQN
-    assert not hasattr(agent, "distiller")
+        def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+            raise NotImplementedError
+
+    agent = build(PPO)
+    policy = agent.policy
+    agent.policy = OwnPolicy(agent.observation_space, agent.action_space)
+    for wrap in (rlsd.distill, lambda a: a.learn(ROLLOUT, callback=rlsd.SelfDistillation())):
+        with pytest.raises(TypeError, match=r"cannot distil a PPO with a OwnPolicy.*rlsd\.register_actor\(OwnPolicy"):
+            wrap(agent)
+        assert type(agent) is PPO
+        assert not hasattr(agent, "distiller")
+    agent.policy = policy
+    agent.learn(ROLLOUT)
 
 
 def test_the_steps_of_a_rollout_are_not_patched() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import hypothesis.extra.numpy as arrays_of
@@ -12,20 +13,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributions as td
 
-from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian
+from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian, Point, QValues
 
 FAMILIES: dict[str, Family] = {
     "Categorical": Categorical((4,)),
     "MultiDiscrete": Categorical((2, 3, 4)),
     "Bernoulli": Bernoulli(3),
     "Gaussian": Gaussian(2),
+    "Point": Point(2),
+    "QValues": QValues(3),
 }
+FAMILIES["QValues"].load({"tau": 2.5})
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+every_random_family = pytest.mark.parametrize("family", [f for f in FAMILIES.values() if not isinstance(f, Point)])
 
 
 def in_torch(family: Family, p: torch.Tensor) -> list[td.Distribution]:
     """The same distribution as independent torch distributions with a batch shape of (batch,)."""
+    if isinstance(family, QValues):
+        return [td.Categorical(logits=p / family.tau)]
+    if isinstance(family, Point):
+        return [td.Independent(td.Normal(p, Point.SPREAD), 1)]
     if isinstance(family, Categorical):
         return [td.Categorical(logits=part) for part in p.split(family.sizes, dim=-1)]
     if isinstance(family, Bernoulli):
@@ -36,7 +45,8 @@ def in_torch(family: Family, p: torch.Tensor) -> list[td.Distribution]:
 
 def torch_kl(family: Family, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     pairs = zip(in_torch(family, p), in_torch(family, q), strict=True)
-    return torch.stack([td.kl_divergence(a, b) for a, b in pairs]).sum(0)
+    kl = torch.stack([td.kl_divergence(a, b) for a, b in pairs]).sum(0)
+    return kl * family.tau if isinstance(family, QValues) else kl
 
 
 def batch(low: float, high: float, width: int) -> st.SearchStrategy[torch.Tensor]:
@@ -60,7 +70,7 @@ def test_kl_equals_that_of_torch_summed_over_the_actions_components(family, data
     torch.testing.assert_close(found, torch_kl(family, p, q), rtol=1e-8, atol=1e-10)
 
 
-@every_family
+@every_random_family
 @given(data=st.data())
 def test_entropy_equals_that_of_torch_summed_over_the_actions_components(family, data):
     p = data.draw(parameters(family))
@@ -119,8 +129,9 @@ def log_prob(family: Family, p: np.ndarray, actions: np.ndarray) -> np.ndarray:
     return total
 
 
-@every_family
-def test_kl_and_entropy_equal_their_monte_carlo_estimates(family):
+@pytest.mark.parametrize("name", ["Categorical", "MultiDiscrete", "Bernoulli", "Gaussian"])
+def test_kl_and_entropy_equal_their_monte_carlo_estimates(name):
+    family = FAMILIES[name]
     generator = np.random.default_rng(0)
     p, q = generator.normal(size=(2, family.size)) * 0.7
     actions = samples(family, p, 100_000, generator)
@@ -143,6 +154,9 @@ def test_kl_and_entropy_equal_their_monte_carlo_estimates(family):
         (Categorical((2, 2)), [math.log(9.0), 0.0] * 2, [0.0] * 4, 2 * 0.3680642),
         # N(0, 1) from N(1, 2): ln 2 + (1 + 1)/8 - 1/2
         (Gaussian(1), [0.0, 0.0], [1.0, math.log(2.0)], 0.4431472),
+        # two normals of spread .2, .1 and .3 apart: (.1/.2)**2 / 2 + (.3/.2)**2 / 2
+        (Point(2), [0.5, -0.2], [0.4, 0.1], 1.25),
+        (QValues(2), [math.log(9.0), 0.0], [0.0, 0.0], 0.3680642),
     ],
 )
 def test_kl_has_the_direction_of_a_sum_worked_out_by_hand(family, p, q, expected):
@@ -170,6 +184,11 @@ def test_agreement_is_one_with_oneself_and_else_zero_or_one(family, data):
         # Half of the first one's standard deviation, here 2: means may be 1 apart.
         (Gaussian(2), [0.0, 0.0, math.log(2.0), math.log(2.0)], [0.9, -0.9, 5.0, 5.0], 1.0),
         (Gaussian(2), [0.0, 0.0, math.log(2.0), math.log(2.0)], [0.9, -1.1, 5.0, 5.0], 0.0),
+        # Half the spread.
+        (Point(2), [0.0, 0.5], [0.09, 0.41], 1.0),
+        (Point(2), [0.0, 0.5], [0.09, 0.39], 0.0),
+        (QValues(3), [5.0, 9.0, 8.0], [-2.0, -1.0, -1.5], 1.0),
+        (QValues(3), [5.0, 9.0, 8.0], [5.0, 8.0, 8.1], 0.0),
     ],
 )
 def test_agreement_tells_whether_both_would_act_alike(family, p, q, expected):
@@ -187,4 +206,96 @@ def test_normalising_changes_no_distribution_and_is_done_once(family, data):
 
 
 def test_the_size_is_how_many_numbers_describe_one_distribution():
-    assert [family.size for family in FAMILIES.values()] == [4, 2 + 3 + 4, 3, 2 + 2]
+    assert [family.size for family in FAMILIES.values()] == [4, 2 + 3 + 4, 3, 2 + 2, 2, 3]
+
+
+@given(data=st.data())
+def test_what_means_and_spreads_cost_sums_to_the_kl_of_normals(data):
+    family = Gaussian(2)
+    p, q = data.draw(parameters(family)), data.draw(parameters(family))
+    mean_part, std_part = family.kl_parts(p, q)
+    torch.testing.assert_close(mean_part + std_part, torch_kl(family, p, q), rtol=1e-8, atol=1e-10)
+    # The cost of the spreads alone is the divergence of two normals of the same mean.
+    recentred = torch.cat([q[:, :2], p[:, 2:]], dim=-1)
+    torch.testing.assert_close(std_part, torch_kl(family, recentred, q), rtol=1e-8, atol=1e-10)
+
+
+# Points
+
+
+@given(data=st.data())
+def test_a_point_is_a_normal_of_fixed_spread(data):
+    point, normal = Point(3), Gaussian(3)
+    p, q = data.draw(batch(-1, 1, 3)), data.draw(batch(-1, 1, 3))
+    spread = torch.full_like(p, math.log(Point.SPREAD))
+    as_normals = [torch.cat([side, spread], dim=-1) for side in (p, q)]
+    torch.testing.assert_close(point.kl(p, q), normal.kl(*as_normals))
+    torch.testing.assert_close(point.kl(p, q), point.kl(q, p))
+    tempered = [point.tempered(side, 3.0) for side in (p, q)]
+    torch.testing.assert_close(point.kl(*tempered), normal.kl(*[normal.tempered(side, 3.0) for side in as_normals]))
+
+
+def test_there_is_nothing_random_in_a_point():
+    assert Point(2).entropy(torch.ones(5, 2)).tolist() == [0.0] * 5
+
+
+# Values
+
+
+def test_the_scale_of_values_is_the_teachers_mean_spread_over_actions():
+    family = QValues(4)
+    values = np.random.default_rng(0).normal(3.0, 7.0, (50, 4))
+    family.calibrate(torch.from_numpy(values))
+    assert family.tau == pytest.approx(np.mean([np.std(row) for row in values]))
+
+
+@given(data=st.data(), scale=st.floats(1e-3, 1e3))
+def test_values_on_another_scale_give_the_same_preferences_and_a_loss_on_that_scale(data, scale):
+    p, q = data.draw(batch(-20, 20, 3)), data.draw(batch(-20, 20, 3))
+    p[:, 0] += 1.0  # some preference
+    plain, scaled = QValues(3), QValues(3)
+    plain.calibrate(p)
+    scaled.calibrate(p * scale)
+    if plain.tau > 1e-2:
+        torch.testing.assert_close(scaled.kl(p * scale, q * scale), plain.kl(p, q) * scale, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(scaled.entropy(p * scale), plain.entropy(p), rtol=1e-6, atol=1e-9)
+
+
+@given(data=st.data(), shift=st.floats(-1e3, 1e3))
+def test_a_shift_of_all_values_changes_nothing(data, shift):
+    p, q = data.draw(batch(-20, 20, 3)), data.draw(batch(-20, 20, 3))
+    shifted = QValues(3)
+    shifted.calibrate(p + shift)
+    plain = QValues(3)
+    plain.calibrate(p)
+    if plain.tau > 1e-2:
+        torch.testing.assert_close(shifted.kl(p + shift, q), plain.kl(p, q), rtol=1e-6, atol=1e-6)
+
+
+def test_values_that_are_all_the_same_leave_everything_finite():
+    family = QValues(3)
+    family.calibrate(torch.full((4, 3), 7.0))
+    assert family.tau > 0
+    student = torch.tensor([[7.0, 8.0, -5.0]], requires_grad=True)
+    loss = family.kl(torch.full((1, 3), 7.0), student).sum()
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+
+
+@every_family
+def test_a_loaded_scale_is_the_saved_one(family):
+    fresh = {Categorical: lambda: Categorical(family.sizes), QValues: lambda: QValues(family.size)}
+    other = fresh.get(type(family), lambda: type(family)(getattr(family, "dim", family.size)))()
+    other.load(json.loads(json.dumps(family.state())))
+    generator = torch.Generator().manual_seed(0)
+    p, q = torch.randn(2, 5, family.size, generator=generator)
+    assert torch.equal(other.kl(p, q), family.kl(p, q))
+
+
+def test_only_values_have_a_scale_of_their_own():
+    for name, family in FAMILIES.items():
+        assert bool(family.state()) == (name == "QValues")
+        if name != "QValues":
+            family.calibrate(torch.ones(4, family.size))
+            assert family.state() == {}

@@ -1,4 +1,4 @@
-"""KL as a loss: direction, temperature, and figures that stay finite at the edges."""
+"""Divergences as losses: direction, temperature, weights, and figures that stay finite at the edges."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlsd import KL
-from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian
+from rlsd import KL, MSE
+from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian, Point, QValues
 
 FAMILIES: dict[str, Family] = {
     "Categorical": Categorical((3,)),
     "MultiDiscrete": Categorical((2, 3)),
     "Bernoulli": Bernoulli(2),
     "Gaussian": Gaussian(1),
+    "Point": Point(2),
+    "QValues": QValues(3),
 }
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
@@ -155,3 +157,85 @@ def test_log_stds_from_minus_20_to_2_leave_value_and_gradient_finite(temperature
     (gradient,) = torch.autograd.grad(loss.sum(), student)
     assert torch.isfinite(loss).all()
     assert torch.isfinite(gradient).all()
+
+
+# What means and spreads weigh
+
+
+@both_directions
+@given(a=seeds, b=seeds, mean_weight=st.floats(0, 5), std_weight=st.floats(0, 5), temperature=temperatures)
+def test_differing_means_and_differing_spreads_weigh_what_they_are_told_to(
+    direction, a, b, mean_weight, std_weight, temperature
+):
+    family = Gaussian(2)
+    teacher, student = drawn(family, a), drawn(family, b)
+    found = KL(direction, temperature, mean_weight, std_weight)(family, teacher, student)
+
+    first, second = (teacher, student) if direction == "forward" else (student, teacher)
+    mean_p, log_std_p = np.split(first.numpy(), 2, axis=-1)
+    mean_q, log_std_q = np.split(second.numpy(), 2, axis=-1)
+    variance_p, variance_q = (temperature * np.exp(2 * log_std) for log_std in (log_std_p, log_std_q))
+    means = (mean_p - mean_q) ** 2 / (2 * variance_q)
+    spreads = 0.5 * (variance_p / variance_q - 1 - np.log(variance_p / variance_q))
+    expected = (mean_weight * means + std_weight * spreads).sum(-1) * temperature**2
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("weights", "pulled"), [((1.0, 0.0), [True, False]), ((0.0, 1.0), [False, True])])
+def test_what_weighs_nothing_does_not_pull(weights, pulled):
+    student = torch.tensor([[0.5, -1.0]], requires_grad=True)
+    loss = KL("reverse", 1.0, *weights)(Gaussian(1), torch.tensor([[0.0, 0.3]]), student)
+    (gradient,) = torch.autograd.grad(loss.sum(), student)
+    assert (gradient[0] != 0).tolist() == pulled
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "Gaussian"])
+def test_without_means_and_spreads_their_weights_mean_nothing(name):
+    family = FAMILIES[name]
+    p, q = drawn(family, 1), drawn(family, 2)
+    assert torch.equal(KL(mean_weight=0.0, std_weight=3.0)(family, p, q), KL()(family, p, q))
+
+
+# Squared errors
+
+
+@pytest.mark.parametrize(
+    ("family", "teacher", "student", "expected"),
+    [
+        # of probabilities: (.9 - .5)**2 + (.1 - .5)**2
+        (Categorical((2,)), [math.log(9.0), 0.0], [0.0, 0.0], 0.32),
+        (Categorical((2, 2)), [math.log(9.0), 0.0] * 2, [0.0] * 4, 0.64),
+        (Bernoulli(2), [math.log(9.0), 0.0], [0.0, 0.0], 0.16),
+        # of means, of actions, of values
+        (Gaussian(2), [1.0, 2.0, 0.0, 0.0], [0.0, 4.0, 3.0, -3.0], 5.0),
+        (Point(2), [1.0, 2.0], [0.0, 4.0], 5.0),
+        (QValues(2), [10.0, 20.0], [0.0, 40.0], 500.0),
+    ],
+)
+def test_a_squared_error_is_summed_over_dimensions(family, teacher, student, expected):
+    sides = torch.tensor([teacher]), torch.tensor([student])
+    assert MSE()(family, *sides).item() == pytest.approx(expected, rel=1e-5)
+
+
+@every_family
+@given(a=seeds, b=seeds)
+def test_a_squared_error_is_symmetric_and_zero_where_both_sides_are_equal(family, a, b):
+    p, q = drawn(family, a), drawn(family, b)
+    found = MSE()(family, p, q)
+    assert found.shape == (4,)
+    torch.testing.assert_close(found, MSE()(family, q, p))
+    torch.testing.assert_close(found, MSE()(family, family.normalized(p), q))
+    assert MSE()(family, p, p).tolist() == [0.0] * 4
+
+
+@every_family
+def test_the_gradient_of_a_squared_error_equals_the_numerical_one(family):
+    teacher, student = drawn(family, 1, 1.0), drawn(family, 2, 1.0).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: MSE()(family, teacher, s), (student,), eps=1e-6, atol=1e-6)
+
+
+def test_a_squared_error_of_values_does_not_depend_on_their_scale():
+    family, p, q = QValues(3), drawn(QValues(3), 1), drawn(QValues(3), 2)
+    before = MSE()(family, p, q)
+    family.calibrate(100 * p)
+    assert torch.equal(MSE()(family, p, q), before)

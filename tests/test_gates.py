@@ -14,8 +14,9 @@ from rlsd import ReturnGate
 
 
 def agent(*returns: float):
-    """As much of an agent as a gate looks at."""
-    return SimpleNamespace(ep_info_buffer=deque({"r": r, "l": 1, "t": 0.0} for r in returns))
+    """As much of an agent as a gate looks at; these episodes are all it remembers."""
+    episodes = deque({"r": r, "l": 1, "t": 0.0} for r in returns)
+    return SimpleNamespace(ep_info_buffer=episodes, _stats_window_size=max(len(returns), 1))
 
 
 def judged(gate, lowest: float = 0.0, highest: float = 100.0):
@@ -36,7 +37,14 @@ def test_a_gate_opens_from_the_margin_on_over_its_width(student, open_by):
 
 def test_what_is_compared_is_the_mean_over_the_remembered_episodes():
     gate = judged(ReturnGate(margin=0.0, width=1.0).build())
-    assert gate.update(agent(100.0, 60.0, 20.0), refreshed=False) == pytest.approx(0.4)
+    # The mean is 60, its standard error sqrt((3 * 1 + 9) / 3 / 4) = 1; two of these are taken off.
+    assert gate.update(agent(61.0, 61.0, 61.0, 57.0), refreshed=False) == pytest.approx(0.4 - 0.02)
+
+
+def test_what_chance_explains_is_no_fall():
+    gate = judged(ReturnGate(margin=0.0, width=1.0).build())
+    assert gate.update(agent(0.0, 150.0), refreshed=False) == 0.0, "25 behind, and 75 is one standard error"
+    assert gate.update(agent(75.0, 75.0), refreshed=False) == pytest.approx(0.25)
 
 
 def test_shares_are_of_the_range_of_returns_seen_so_far():
@@ -50,7 +58,17 @@ def test_shares_are_of_the_range_of_returns_seen_so_far():
 def test_a_gate_is_closed_while_no_episode_has_finished():
     gate = ReturnGate(margin=0.0, width=1.0).build()
     assert gate.update(agent(), refreshed=True) == 0.0
-    assert gate.update(SimpleNamespace(ep_info_buffer=None), refreshed=False) == 0.0
+    assert gate.update(SimpleNamespace(ep_info_buffer=None, _stats_window_size=1), refreshed=False) == 0.0
+
+
+def test_a_gate_is_closed_until_enough_episodes_have_ended():
+    gate = ReturnGate(margin=0.0, width=0.1).build()
+    judged(gate)
+    few = agent(*[10.0] * 19)
+    few._stats_window_size = 100
+    assert gate.update(few, refreshed=False) == 0.0
+    few.ep_info_buffer.append({"r": 10.0})
+    assert gate.update(few, refreshed=False) == 1.0
 
 
 def test_a_gate_is_closed_while_all_returns_are_the_same():

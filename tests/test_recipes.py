@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlsd import Constant, DistillConfig, Snapshot, recipe, recipes
+from rlsd import Constant, DistillConfig, ReturnGate, Snapshot, recipe, recipes
 from rlsd.config import DEFAULTS
-from rlsd.recipes import describe, resolve
+from rlsd.recipes import DEFAULT, describe, resolve
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -38,7 +38,9 @@ def test_a_recipe_takes_whole_answers_and_single_fields():
 
 @pytest.mark.parametrize("ask", [recipe, describe, resolve])
 def test_an_unknown_name_is_an_error_that_lists_the_known(ask):
-    with pytest.raises(ValueError, match="unknown recipe 'snapshoot'; did you mean 'snapshot'\\? known: snapshot"):
+    with pytest.raises(
+        ValueError, match="unknown recipe 'snapshoot'; did you mean 'snapshot'\\? known: guard, snapshot"
+    ):
         ask("snapshoot")
 
 
@@ -61,9 +63,20 @@ def test_no_distillation_is_no_config(off):
     assert resolve(off) is None
 
 
-def test_true_is_the_default():
-    assert resolve(True) == DistillConfig()
+def test_true_is_the_default_recipe():
+    assert DEFAULT == "guard"
+    assert resolve(True) == recipe(DEFAULT)
+
+
+def test_a_config_of_nothing_is_the_plain_answers():
     assert {question: getattr(DistillConfig(), question).name for question in DEFAULTS} == DEFAULTS
+    assert resolve({}) == DistillConfig()
+
+
+def test_the_default_pulls_only_while_the_agent_is_behind_its_teacher():
+    config = recipe(DEFAULT)
+    assert isinstance(config.teacher, Snapshot)
+    assert [type(gate) for gate in config.strength.gates] == [ReturnGate]
 
 
 def test_a_config_a_name_and_a_mapping_are_taken_as_they_are():

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import small_ppo
+from helpers import Handing, small_ppo
 
 from rlsd import Snapshot
 from rlsd.actors import actor_for
@@ -43,7 +43,7 @@ def numbered(start: int, stop: int) -> dict[str, np.ndarray]:
 def make_replay(capacity: int = 16, batch_size: int = 4, states: int = 16) -> Replay:
     replay = Replay(ReservoirStore(capacity, batch_size, np.random.SeedSequence(0), torch.device("cpu")), 2)
     if states:
-        replay.add(numbered(0, states))
+        replay.collect(None, Handing(numbered(0, states)))
     return replay
 
 
@@ -80,7 +80,7 @@ def test_a_state_in_an_overwritten_slot_is_asked_about_anew():
     replay, teacher = make_replay(), Counting()
     update(replay, teacher, 30)
     for start in range(16, 400, 16):
-        replay.add(numbered(start, start + 16))
+        replay.collect(None, Handing(numbered(start, start + 16)))
         update(replay, teacher, 30)  # checks each target
     assert set(teacher.asked.values()) == {1}, "a state that stayed was asked about again"
     assert max(state for state, _ in teacher.asked) > 16, "no slot was overwritten"
@@ -159,7 +159,7 @@ def test_a_real_teachers_targets_are_what_it_would_do():
     teacher.take(agent)
     store = ReservoirStore(16, 4, np.random.SeedSequence(0), torch.device("cpu"))
     replay = Replay(store, actor.family.size)
-    replay.add(as_items(np.random.default_rng(0).normal(size=(16, 3))))
+    replay.collect(None, Handing(as_items(np.random.default_rng(0).normal(size=(16, 3)))))
     replay.begin(teacher, 3)
     for _ in range(3):
         batch = replay.next(teacher)

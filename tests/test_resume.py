@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from agents import (
     ALGORITHMS,
+    ALL_ALGORITHMS,
     KINDS,
     N_ENVS,
+    N_STEPS,
     ROLLOUT,
     TinyEnv,
     build,
@@ -189,6 +195,73 @@ def test_another_process_resumes_exactly(tmp_path: Path) -> None:
     assert not differences(expected, pickle.loads((tmp_path / "state.pkl").read_bytes()))
 
 
+TRAINING = """
+import os, pickle, sys
+import rlsd
+from agents import ALL_ALGORITHMS, copied, distillation_state, distilled, training_state
+from stable_baselines3.common.callbacks import BaseCallback
+from test_resume import KILLED_ANSWERS
+
+name, kind, folder, total, result = sys.argv[1:]
+
+class Tells(BaseCallback):
+    def _on_step(self):
+        print(self.num_timesteps, flush=True)
+        return True
+
+try:
+    agent = rlsd.resume(folder)
+except ValueError as error:
+    assert "no checkpoint in" in str(error), error
+    agent = distilled(ALL_ALGORITHMS[name], kind, KILLED_ANSWERS)
+    agent.num_timesteps = 0
+callbacks = [rlsd.Checkpoints(folder, every=1, keep=2), Tells()]
+agent.learn(int(total) - agent.num_timesteps, callback=callbacks, reset_num_timesteps=agent.num_timesteps == 0)
+state = pickle.dumps(copied((training_state(agent), distillation_state(agent))))
+with open(result + ".part", "wb") as file:
+    file.write(state)
+os.replace(result + ".part", result)
+"""
+
+KILLED_ANSWERS = config(strength=rlsd.Schedule(1.0, end=0.1), states=rlsd.Reservoir(capacity=4000, batch_size=8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [("PPO", "normalized"), ("SAC", "box")])
+def test_killed_at_random_moments_and_resumed_each_time_it_ends_as_if_it_had_never_been(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    """How often: ``RLSD_KILLS``, 5 when it is not set."""
+    kills, total = int(os.environ.get("RLSD_KILLS", "5")), 40 * ROLLOUT
+    moments = np.random.default_rng(0)
+    paths = {"PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "1"}
+    expected = whole_state(distilled(ALL_ALGORITHMS[name], kind, KILLED_ANSWERS).learn(total))
+    killed, runs = 0, 0
+    while killed < kills or runs == 0:
+        folder, result = tmp_path / str(runs), tmp_path / f"{runs}.pkl"
+        command = [sys.executable, "-c", TRAINING, name, kind, str(folder), str(total), str(result)]
+        while not result.exists():
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=paths)
+            assert process.stdout is not None and process.stderr is not None
+            # Some way into training, then a little more: in a step, an update, or the middle of a save.
+            for _ in range(int(moments.integers(1, 4 * N_STEPS))):
+                process.stdout.readline()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(float(moments.uniform(0.0, 0.05)) if killed < kills else 120.0)
+            if process.poll() is None:
+                process.kill()
+                killed += 1
+            _, errors = process.communicate()
+            assert process.returncode in (0, -signal.SIGKILL), errors.decode()
+            saved = [int(path.name) for path in folder.glob("[0-9]*")]
+            if saved:
+                assert rlsd.resume(folder).num_timesteps == max(saved)
+        assert not differences(expected, pickle.loads(result.read_bytes()))
+        assert len(list(folder.iterdir())) == 2, "what was half written is cleared away"
+        runs += 1
+    assert killed == kills
+
+
 def monitored_env(folder: Path) -> DummyVecEnv:
     spec = KINDS["discrete"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -300,6 +373,16 @@ def test_an_unfinished_checkpoint_is_not_taken_for_one(tmp_path: Path) -> None:
     (tmp_path / ".99-abc").mkdir()
     (tmp_path / "notes").mkdir()
     assert rlsd.latest_checkpoint(tmp_path) == tmp_path / str(2 * ROLLOUT)
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    for name in (".99-abc", ".16-x_y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "replay_buffer.pkl").write_bytes(b"half")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "notes").mkdir()
+    distilled().learn(2 * ROLLOUT, callback=rlsd.Checkpoints(tmp_path, every=ROLLOUT))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".git", str(ROLLOUT), "notes"]
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])

@@ -1,20 +1,24 @@
-"""The reservoir: a uniform sample of all states of a life, kept as they came."""
+"""The reservoir, a uniform sample of all states of a life, and the agent's own replay buffer, read where it lies."""
 
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import torch
 from agents import untouched_generators
+from helpers import OBSERVATION_SPACES, SMALL_CNN, agent_with_buffer, fill, numbers_in, small_agent, small_ppo, vec_env
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlsd import Reservoir
-from rlsd.observations import as_items
-from rlsd.states import ReservoirStore
+from rlsd import ReplayBuffer, Reservoir
+from rlsd.observations import as_items, from_items
+from rlsd.replay import Replay
+from rlsd.sources import ReplaySource
+from rlsd.states import ReplayBufferStore, ReservoirStore, StateStore
 
 CPU = torch.device("cpu")
 
@@ -38,7 +42,12 @@ def offer(store: ReservoirStore, sizes: Iterable[int]) -> ReservoirStore:
 
 
 def contents(store: ReservoirStore) -> list[int]:
-    return store[torch.arange(store.count)].flatten().int().tolist()
+    return states_of(store, store.count).flatten().int().tolist()
+
+
+def states_of(store: StateStore, n: int):
+    """The states in the first ``n`` slots."""
+    return store.gather(np.arange(n), torch.arange(n))
 
 
 def algorithm_r(capacity: int, offered: int, generator: np.random.Generator) -> list[int]:
@@ -145,7 +154,7 @@ def test_states_keep_their_dtype_and_floats_take_32_bits(given_as, kept_as):
     store = make_store(4)
     array = np.array([[0, 1], [1, 0], [1, 1]]).astype(given_as)
     store.add(as_items(array))
-    stored = store[torch.arange(3)]
+    stored = states_of(store, 3)
     assert stored.dtype == kept_as
     assert stored.tolist() == array.tolist()
     assert store.nbytes == 4 * 2 * stored.element_size()
@@ -156,7 +165,7 @@ def test_the_parts_of_a_dict_stay_together():
     for start in range(0, 50, 5):
         number = np.arange(start, start + 5)
         store.add({"camera": number.astype(np.uint8).reshape(5, 1, 1, 1), "speed": number[:, None] / 2})
-    states = store[torch.arange(6)]
+    states = states_of(store, 6)
     assert states["camera"].dtype == torch.uint8
     assert (states["camera"].flatten() / 2).tolist() == states["speed"].flatten().tolist()
 
@@ -175,7 +184,7 @@ def test_a_state_that_is_not_finite_never_enters_and_is_counted(bad):
     array[1, 0] = array[3, 1] = bad
     slots = store.add(as_items(array))
     assert slots.tolist() == [0, 1, 2]
-    assert store[torch.arange(3)].tolist() == [[0, 1], [4, 5], [8, 9]]
+    assert states_of(store, 3).tolist() == [[0, 1], [4, 5], [8, 9]]
     assert (store.count, store.seen, store.rejected) == (3, 3, 2)
 
 
@@ -190,7 +199,7 @@ def test_one_part_that_is_not_finite_keeps_the_whole_state_out():
     store = make_store(4)
     camera, speed = np.array([[1], [2], [3]], dtype=np.uint8), np.array([[0.1], [np.nan], [0.3]])
     store.add({"camera": camera, "speed": speed})
-    assert store[torch.arange(2)]["camera"].tolist() == [[1], [3]]
+    assert states_of(store, 2)["camera"].tolist() == [[1], [3]]
     assert store.rejected == 1
 
 
@@ -277,4 +286,156 @@ def test_saved_states_without_their_tensors_are_refused():
 def test_a_capacity_smaller_than_the_batch_is_refused():
     with pytest.raises(ValueError, match=r"states\.capacity must be at least states\.batch_size = 32, got 31"):
         Reservoir(capacity=31, batch_size=32)
-    assert Reservoir(capacity=32, batch_size=32).build(np.random.SeedSequence(0), CPU).capacity == 32
+    assert Reservoir(capacity=32, batch_size=32).build(np.random.SeedSequence(0), small_ppo()).capacity == 32
+
+
+def test_a_reservoir_takes_up_all_that_a_source_hands_over_and_tells_the_slots():
+    agent, source, store = agent_with_buffer(8, 2), ReplaySource(), make_store(16)
+    first = fill(agent, 0, 3)
+    assert store.collect(agent, source).tolist() == list(range(6))
+    assert store.collect(agent, source).tolist() == []
+    assert numbers_in(states_of(store, 6).tolist()) == first
+
+
+# The agent's own replay buffer
+
+
+def buffer_store(agent, batch_size: int = 4) -> ReplayBufferStore:
+    return ReplayBuffer(batch_size=batch_size).build(np.random.SeedSequence(0), agent)
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), rows=st.integers(1, 7), n_envs=st.integers(1, 3))
+def test_each_slot_of_the_agents_buffer_is_the_state_that_lies_there(sizes, rows, n_envs):
+    agent, source, first = agent_with_buffer(rows, n_envs), ReplaySource(), 0
+    store = buffer_store(agent)
+    before: dict[int, tuple[int, int]] = {}
+    for size in sizes:
+        fill(agent, first, size)
+        first += size
+        named = store.collect(agent, source).tolist()
+        assert store.count == min(first, rows) * n_envs
+        slots = np.arange(store.count)
+        found = dict(enumerate(numbers_in(store.gather(slots, torch.from_numpy(slots)).tolist())))
+        # Step t of environment e lies in row t modulo the number of rows.
+        expected = {}
+        for step in range(max(first - rows, 0), first):
+            expected |= {step % rows * n_envs + env: (step, env) for env in range(n_envs)}
+        assert found == expected
+        assert sorted(named) == sorted(slot for slot in found if found[slot] != before.get(slot))
+        before = found
+
+
+def test_no_second_copy_of_the_agents_buffer_is_kept():
+    agent = agent_with_buffer(16, 2)
+    store = buffer_store(agent)
+    fill(agent, 0, 10)
+    store.collect(agent, ReplaySource())
+    assert store.nbytes == 0
+    assert store.tensors() == {}
+    assert all(np.shares_memory(view, agent.replay_buffer.observations) for view in store._views.values())
+
+
+def test_what_is_drawn_from_the_agents_buffer_is_a_copy_that_stays():
+    agent = agent_with_buffer(4, 1)
+    store = buffer_store(agent)
+    fill(agent, 0, 4)
+    store.collect(agent, ReplaySource())
+    drawn = states_of(store, 4)
+    fill(agent, 100, 4)
+    assert numbers_in(drawn.tolist()) == [(0, 0), (1, 0), (2, 0), (3, 0)]
+
+
+class Echo:
+    """A teacher whose answer is the state."""
+
+    version = 1
+
+    def targets(self, observations):
+        return observations
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), rows=st.integers(1, 6))
+def test_the_target_of_a_state_in_the_agents_buffer_is_of_that_very_state(sizes, rows):
+    agent, source, first = agent_with_buffer(rows, 2), ReplaySource(), 0
+    replay = Replay(buffer_store(agent, batch_size=16), 3)
+    for size in sizes:
+        fill(agent, first, size)
+        first += size
+        replay.collect(agent, source)
+        if replay.store.count:
+            replay.begin(Echo(), 2)
+            for _ in range(2):
+                batch = replay.next(Echo())
+                assert torch.equal(batch.states, batch.targets)
+
+
+def test_the_target_is_of_that_very_state_when_the_buffer_saves_memory():
+    agent = agent_with_buffer(
+        5, 2, replay_buffer_kwargs={"handle_timeout_termination": False}, optimize_memory_usage=True
+    )
+    source, first = ReplaySource(), 0
+    replay = Replay(buffer_store(agent, batch_size=64), 3)
+    for size in (3, 4, 1, 2, 3, 1, 5, 6):  # the next observation is written over the state in the coming row
+        fill(agent, first, size)
+        first += size
+        replay.collect(agent, source)
+        replay.begin(Echo(), 4)
+        for _ in range(4):
+            batch = replay.next(Echo())
+            assert torch.equal(batch.states, batch.targets)
+
+
+@pytest.mark.parametrize("kind", OBSERVATION_SPACES)
+def test_states_of_the_agents_buffer_are_what_the_buffer_gives_the_policy(kind):
+    policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(kind, "MlpPolicy")
+    kwargs = SMALL_CNN if kind == "dict" else {"net_arch": [4]}
+    env = vec_env(OBSERVATION_SPACES[kind], small_agent("DQN").action_space, n=2)
+    agent = small_agent("DQN", env, policy=policy, policy_kwargs=kwargs, buffer_size=40, learning_starts=100)
+    agent.learn(20)
+    store = buffer_store(agent)
+    store.collect(agent, ReplaySource())
+    found, buffer = as_items(states_of(store, store.count)), agent.replay_buffer
+    for key, array in as_items(buffer.observations).items():
+        wanted = array[: buffer.pos].reshape(found[key].shape)
+        assert np.array_equal(found[key].numpy(), wanted), key
+    with torch.no_grad():
+        assert agent.q_net(from_items(found)).shape == (store.count, 3)
+
+
+def test_the_states_of_a_buffer_that_was_loaded_are_read_from_that_one(tmp_path):
+    agent, source = agent_with_buffer(8, 2), ReplaySource()
+    store = buffer_store(agent)
+    fill(agent, 0, 5)
+    store.collect(agent, source)
+    other = agent_with_buffer(8, 2)
+    expected = fill(other, 50, 6)
+    other.save_replay_buffer(tmp_path / "buffer")
+    agent.load_replay_buffer(tmp_path / "buffer")
+    assert len(store.collect(agent, source)) == 12, "each is new"
+    assert numbers_in(states_of(store, 12).tolist()) == expected
+
+
+def test_the_buffers_states_are_not_saved_twice_and_are_there_again_after_loading():
+    agent, source = agent_with_buffer(8, 2), ReplaySource()
+    store = buffer_store(agent)
+    fill(agent, 0, 5)
+    store.collect(agent, source)
+    assert pickle.loads(pickle.dumps(store))._views == {}
+    loaded, loaded_source = buffer_store(agent), ReplaySource()
+    loaded.load(store.tensors(), json.loads(json.dumps(store.state())))
+    loaded_source.load(source.state())
+    assert loaded.count == store.count
+    assert loaded.collect(agent, loaded_source).tolist() == [], "nothing is new, and targets stay"
+    assert torch.equal(states_of(loaded, 10), states_of(store, 10))
+    assert loaded.draw(3).tolist() == store.draw(3).tolist()
+
+
+@pytest.mark.parametrize("name", ["PPO", "ARS"])
+def test_an_agent_without_a_replay_buffer_has_no_such_states(name):
+    with pytest.raises(TypeError, match=rf"states 'replay_buffer' needs .* a {name} has none: use 'reservoir'"):
+        buffer_store(small_agent(name))
+
+
+@pytest.mark.parametrize(("rows", "n_envs"), [(8, 1), (8, 3)])
+def test_its_capacity_is_the_buffers(rows, n_envs):
+    assert buffer_store(agent_with_buffer(rows, n_envs)).capacity == rows * n_envs

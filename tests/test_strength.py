@@ -19,7 +19,8 @@ shapes = st.sampled_from(["linear", "cosine", "exponential"])
 
 def agent_at(remaining: float, *returns: float):
     """As much of an agent as a strength looks at."""
-    return SimpleNamespace(_current_progress_remaining=remaining, ep_info_buffer=deque({"r": r} for r in returns))
+    episodes = deque({"r": r} for r in returns)
+    return SimpleNamespace(_current_progress_remaining=remaining, ep_info_buffer=episodes, _stats_window_size=1)
 
 
 def test_a_constant_is_the_same_throughout():

@@ -234,3 +234,11 @@ def test_a_saved_teacher_of_another_shape_is_refused(net_arch, said):
     other = small_ppo(policy_kwargs={"net_arch": net_arch})
     with pytest.raises(ValueError, match=f"the saved teacher does not fit this policy: .*{said}"):
         teacher_of(other).load(other, teacher.tensors(), teacher.state())
+
+
+def test_a_teacher_that_is_ready_but_has_no_tensors_is_refused():
+    agent = small_ppo()
+    teacher = teacher_of(agent)
+    teacher.take(agent)
+    with pytest.raises(ValueError, match="the saved teacher does not fit this policy: it has no tensors"):
+        teacher_of(agent).load(agent, {}, teacher.state())

@@ -34,6 +34,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import rlsd
 from rlsd import environment_state
+from rlsd.recipes import DEFAULT
 
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 SWITCHABLE = ("discrete", "box", "gsde", "dict", "normalized")
@@ -99,7 +100,7 @@ def test_whatever_says_what_is_wanted_is_taken(distill: Any) -> None:
 
 
 def test_the_default_is_to_distil() -> None:
-    assert build(rlsd.SelfDistilled(PPO)).distiller.config == rlsd.DistillConfig()
+    assert build(rlsd.SelfDistilled(PPO)).distiller.config == rlsd.recipe(DEFAULT)
 
 
 @every_algorithm
@@ -201,7 +202,7 @@ def test_distilling_again_starts_over_with_the_new_answers() -> None:
     assert agent.distiller.states.count == 0
     assert type(agent) is rlsd.SelfDistilled(PPO)
     agent.learn(3 * ROLLOUT, reset_num_timesteps=False)
-    assert agent.distiller.figures["distill/coef"] == 0.2
+    assert agent.distiller.present_figures()["distill/coef"] == 0.2
 
 
 @every_algorithm
@@ -412,4 +413,4 @@ def test_wrapping_and_building_draw_no_random_number() -> None:
 def test_one_environment_and_several_give_the_same_shapes() -> None:
     agent = distilled(env=make_env("discrete", n_envs=1), batch_size=4).learn(ROLLOUT)
     assert isinstance(agent.env, DummyVecEnv)
-    assert agent.distiller.states.tensors()["observation"].shape == (ROLLOUT, 3)
+    assert agent.distiller.states.tensors()["@observation"].shape == (ROLLOUT, 3)

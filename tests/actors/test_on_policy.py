@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from agents import untouched_generators
 from gymnasium import spaces
-from helpers import ACTING, OBSERVATION_SPACES, VECTOR, disturb, make_policy, observe, small_ppo, vec_env
-from stable_baselines3 import DQN
+from helpers import (
+    ACTING,
+    OBSERVATION_SPACES,
+    VECTOR,
+    WatchedEnv,
+    disturb,
+    make_policy,
+    observe,
+    small_agent,
+    small_ppo,
+    vec_env,
+)
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-from rlsd.actors import ActorCritic, actor_for, family_of, parameters_of
+from rlsd.actors import ActorCritic, actor_for
+from rlsd.actors.on_policy import family_of, parameters_of
 from rlsd.distributions import Gaussian
+from rlsd.observations import from_items
+from rlsd.sources import RolloutSource
 
 every_way_to_act = pytest.mark.parametrize(("action_space", "kwargs"), ACTING.values(), ids=ACTING.keys())
 every_observation = pytest.mark.parametrize("space", OBSERVATION_SPACES.values(), ids=OBSERVATION_SPACES.keys())
@@ -244,26 +260,6 @@ def test_every_policy_of_ppo_and_a2c_is_known(name):
     assert isinstance(actor_for(agent), ActorCritic)
 
 
-class Remembering(ActorCriticPolicy):
-    """A policy that wants to know what it remembers."""
-
-    def get_distribution(self, obs, states):
-        return super().get_distribution(obs)
-
-
-def test_a_policy_that_acts_another_way_is_refused():
-    with pytest.raises(TypeError, match=r"cannot distil a DQN with a DQNPolicy: .*PPO and A2C"):
-        actor_for(DQN("MlpPolicy", vec_env(), device="cpu", buffer_size=10))
-    with pytest.raises(TypeError, match="cannot distil a PPO with a Remembering"):
-        actor_for(small_ppo(policy=Remembering))
-
-
-def test_a_recurrent_policy_is_refused():
-    contrib = pytest.importorskip("sb3_contrib")
-    with pytest.raises(TypeError, match="cannot distil a RecurrentPPO"):
-        actor_for(contrib.RecurrentPPO("MlpLstmPolicy", vec_env(), device="cpu"))
-
-
 def test_a_space_without_a_distribution_is_refused():
     with pytest.raises(TypeError, match="Text"):
         family_of(spaces.Text(3))
@@ -275,3 +271,235 @@ def test_a_box_of_any_shape_has_as_many_means_as_numbers(shape):
     family = family_of(box)
     assert isinstance(family, Gaussian)
     assert family.dim == spaces.flatdim(box)
+
+
+# Masks
+
+
+class MaskedEnv(WatchedEnv):
+    """An environment whose observation decides which actions are allowed."""
+
+    def action_masks(self) -> np.ndarray:
+        return mask_of(self.given[-1], self.action_space)
+
+
+def mask_of(observation: np.ndarray, action_space: spaces.Space) -> np.ndarray:
+    sizes = {
+        spaces.Discrete: lambda: [action_space.n],
+        spaces.MultiDiscrete: lambda: action_space.nvec,
+        spaces.MultiBinary: lambda: [2] * action_space.n,
+    }[type(action_space)]()
+    parts = []
+    for number, size in enumerate(sizes):
+        part = np.arange(size) == int(abs(observation[number % 3]) * size) % size
+        part |= np.arange(size) == int(abs(observation[(number + 1) % 3]) * 7) % size
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+MASKED = [spaces.Discrete(4), spaces.MultiDiscrete([2, 3, 4]), spaces.MultiBinary(3)]
+every_masked_space = pytest.mark.parametrize("actions", MASKED, ids=lambda space: type(space).__name__)
+
+
+def masked_agent(actions, **kwargs):
+    env = DummyVecEnv([lambda i=i: MaskedEnv(VECTOR, actions, length=4 + i) for i in range(2)])
+    agent = small_agent("MaskablePPO", env, **kwargs)
+    disturb(agent.policy, 0.3)
+    return agent
+
+
+def rows(states: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(np.asarray(array)) for key, array in states.items()}
+
+
+class AtRolloutEnd(BaseCallback):
+    """Looks at the agent when a rollout is finished and nothing was learnt from it yet."""
+
+    def __init__(self, look) -> None:
+        super().__init__()
+        self.look = look
+        self.looked = 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.look(self.model)
+        self.looked += 1
+
+
+def masked_logits(policy, observations, mask) -> torch.Tensor:
+    distribution = policy.get_distribution(observations, mask.numpy())
+    parts = getattr(distribution, "distributions", None) or [distribution.distribution]
+    return torch.cat([part.logits for part in parts], dim=-1)
+
+
+@every_masked_space
+def test_masked_parameters_are_those_of_the_policys_own_masked_distribution(actions):
+    agent, observations = masked_agent(actions), observe(VECTOR)
+    actor = actor_for(agent)
+    mask = torch.from_numpy(np.stack([mask_of(o, actions) for o in observations.numpy()])).to(torch.uint8)
+    found = actor.parameters(agent.policy, {"@observation": observations, "@mask": mask})
+    told = masked_logits(agent.policy, observations, mask)
+    torch.testing.assert_close(actor.family.normalized(found), told, rtol=1e-5, atol=1e-5)
+    # What is forbidden is never done, and no gradient comes from there.
+    probabilities = actor.family.values(found)
+    assert (probabilities[mask == 0] == 0).all()
+    teacher = actor.family.normalized(found.detach() + torch.randn(found.shape) * mask)
+    kl = actor.family.kl(teacher, found)
+    assert torch.isfinite(kl).all()
+    (gradient,) = torch.autograd.grad(kl.sum(), agent.policy.action_net.bias)
+    assert torch.isfinite(gradient).all()
+
+
+@every_masked_space
+def test_masks_are_stored_with_the_observations_they_belong_to(actions):
+    def look(agent):
+        actor = actor_for(agent)
+        (states,) = RolloutSource(actor).take(agent)
+        assert states["@mask"].shape == (16, actor.parameters(agent.policy, rows(states)).shape[1])
+        for observation, mask in zip(states["@observation"], states["@mask"], strict=True):
+            assert mask.astype(bool).tolist() == mask_of(observation, actions).tolist()
+
+    watching = AtRolloutEnd(look)
+    masked_agent(actions).learn(48, callback=watching)
+    assert watching.looked == 3
+
+
+@every_masked_space
+def test_a_masked_policy_with_a_method_of_its_own_is_asked_through_that(actions):
+    base = type(masked_agent(actions).policy)
+
+    class Own(base):
+        def get_distribution(self, obs, action_masks=None):
+            return super().get_distribution(2 * obs, action_masks)
+
+    agent, observations = masked_agent(actions, policy=Own), observe(VECTOR)
+    actor = actor_for(agent)
+    held = agent.policy.action_dist
+    mask = torch.from_numpy(np.stack([mask_of(o, actions) for o in observations.numpy()])).to(torch.uint8)
+    found = actor.parameters(agent.policy, {"@observation": observations, "@mask": mask})
+    assert agent.policy.action_dist is held
+    torch.testing.assert_close(
+        actor.family.normalized(found), masked_logits(agent.policy, observations, mask), rtol=1e-5, atol=1e-5
+    )
+
+
+# Memories
+
+RECURRENT = {"n_lstm_layers": 2, "lstm_hidden_size": 5, "net_arch": [6]}
+
+
+def recurrent_agent(actions=None, **kwargs):
+    agent = small_agent("RecurrentPPO", vec_env(action_space=actions, n=2), policy_kwargs=RECURRENT, **kwargs)
+    disturb(agent.policy, 0.3)
+    return agent
+
+
+def told_by_recurrent(policy, states) -> torch.Tensor:
+    """The parameters of the policy's own distribution, one state at a time."""
+    answers = []
+    for i in range(len(states["@start"])):
+        memory = tuple(states[key][i][:, None] for key in ("@hidden", "@cell"))
+        one = slice(i, i + 1)
+        distribution, _ = policy.get_distribution(states["@observation"][one], memory, states["@start"][one])
+        answers.append(parameters_of(distribution))
+    return torch.cat(answers)
+
+
+RECURRENT_ACTIONS = {"Discrete": (spaces.Discrete(3), {}), "Box": (BOX, {}), "gSDE": (BOX, {"use_sde": True})}
+
+
+@pytest.mark.parametrize(("actions", "kwargs"), RECURRENT_ACTIONS.values(), ids=RECURRENT_ACTIONS.keys())
+def test_recurrent_parameters_are_those_of_the_policys_own_distribution_with_the_stored_memory(actions, kwargs):
+    def look(agent):
+        actor = actor_for(agent)
+        (states,) = RolloutSource(actor).take(agent)
+        states = rows(states)
+        found = actor.family.normalized(actor.parameters(agent.policy, states))
+        told = actor.family.normalized(told_by_recurrent(agent.policy, states))
+        torch.testing.assert_close(found, told, rtol=1e-4, atol=1e-5)
+        assert states["@hidden"].shape == states["@cell"].shape == (16, 2, 5)
+
+    watching = AtRolloutEnd(look)
+    recurrent_agent(actions, **kwargs).learn(32, callback=watching)
+    assert watching.looked == 2
+
+
+def test_a_state_is_stored_with_the_memory_it_was_acted_on_with():
+    def look(agent):
+        (states,) = RolloutSource(actor_for(agent)).take(agent)
+        states = {key: t.reshape(8, 2, *t.shape[1:]) for key, t in rows(states).items()}  # (steps, envs, ...)
+        for env in range(2):
+            for step in range(7):
+                keep = 1 - states["@start"][step, env]
+                memory = tuple(keep * states[key][step, env][:, None] for key in ("@hidden", "@cell"))
+                features = agent.policy.extract_features(states["@observation"][step, env][None])
+                with torch.no_grad():
+                    _, (hidden, cell) = agent.policy.lstm_actor(features[None], memory)
+                for key, value in (("@hidden", hidden), ("@cell", cell)):
+                    torch.testing.assert_close(states[key][step + 1, env], value[:, 0])
+        assert states["@start"].sum() >= 2, "no episode began"
+
+    recurrent_agent().learn(32, callback=AtRolloutEnd(look))
+
+
+def test_at_an_episodes_start_the_memory_is_forgotten():
+    agent, observations = recurrent_agent(), observe(VECTOR)
+    memory = {key: torch.randn(6, 2, 5) for key in ("@hidden", "@cell")}
+    actor = actor_for(agent)
+
+    def asked(start: float, scale: float) -> torch.Tensor:
+        items = {key: scale * value for key, value in memory.items()}
+        return actor.parameters(
+            agent.policy, {"@observation": observations, "@start": torch.full((6,), start), **items}
+        ).detach()
+
+    assert torch.equal(asked(1.0, 1.0), asked(1.0, 7.0))
+    assert not torch.equal(asked(0.0, 1.0), asked(0.0, 7.0))
+
+
+def test_a_recurrent_policy_with_a_method_of_its_own_is_asked_through_that():
+    base = type(recurrent_agent().policy)
+
+    class Own(base):
+        def get_distribution(self, obs, lstm_states, episode_starts):
+            return super().get_distribution(2 * obs, lstm_states, episode_starts)
+
+    agent = recurrent_agent(policy=Own)
+    states = {"@observation": observe(VECTOR), "@start": torch.tensor([1.0, 0, 0, 1, 0, 0])}
+    states |= {key: torch.randn(6, 2, 5) for key in ("@hidden", "@cell")}
+    actor = actor_for(agent)
+    found = actor.family.normalized(actor.parameters(agent.policy, states))
+    torch.testing.assert_close(found, told_by_recurrent(agent.policy, states), rtol=1e-4, atol=1e-5)
+
+
+# Against what was done
+
+
+@pytest.mark.parametrize("name", ["PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO"])
+def test_the_actions_of_a_rollout_are_as_likely_as_the_parameters_say(name):
+    def look(agent):
+        actor, buffer = actor_for(agent), agent.rollout_buffer
+        (states,) = RolloutSource(actor).take(agent)
+        states = rows(states)
+        found = actor.parameters(agent.policy, states if len(states) > 1 else from_items(states))
+        actions = torch.from_numpy(buffer.actions.reshape(len(found), -1))
+        if isinstance(actor.family, Gaussian):
+            mean, log_std = found.chunk(2, dim=-1)
+            log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(actions).sum(-1)
+        else:
+            parts = actor.family.normalized(found).split(actor.family.sizes, dim=-1)
+            chosen = [part.gather(-1, actions[:, i : i + 1].long()) for i, part in enumerate(parts)]
+            log_prob = torch.cat(chosen, dim=-1).sum(-1)
+        expected = torch.from_numpy(buffer.log_probs.reshape(-1))
+        torch.testing.assert_close(log_prob, expected, rtol=1e-4, atol=1e-5)
+
+    if name == "MaskablePPO":
+        agent = masked_agent(spaces.MultiDiscrete([2, 3, 4]))
+    else:
+        agent = small_agent(name)
+        disturb(agent.policy, 0.3)
+    watching = AtRolloutEnd(look)
+    agent.learn(32, callback=watching)
+    assert watching.looked >= 2

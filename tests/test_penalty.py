@@ -1,0 +1,264 @@
+"""The penalty of one update: its gradient, its bound, its counters, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from agents import copied, differences, untouched_generators
+from gymnasium import spaces
+from helpers import ALGORITHMS, Handing, disturb, observe, small_agent, vec_env
+from torch.nn.utils import parameters_to_vector
+
+from rlsd import KL, MSE, EveryStep, Reservoir, Snapshot
+from rlsd.actors import actor_for
+from rlsd.monitoring import Figures
+from rlsd.observations import as_items
+from rlsd.penalty import Penalty
+from rlsd.replay import Batch, Replay
+
+#: Those whose states need nothing beside the observation, and which an optimizer trains.
+SIMPLE = [name for name in ALGORITHMS if name not in ("MaskablePPO", "RecurrentPPO", "ARS")]
+UNCLIPPED = ["SAC", "TQC", "CrossQ", "TD3", "DDPG", "QRDQN"]
+CLIPPED = ["PPO", "A2C", "DQN"]
+
+
+def build(agent, bound: float = 1e9, stride: int = 1, divergence=None, batch_size: int = 8) -> Penalty:
+    """A penalty on 32 states, whose teacher is what the agent was before its parameters were disturbed."""
+    actor = actor_for(agent)
+    teacher = Snapshot().build(actor)
+    teacher.take(agent)
+    store = Reservoir(capacity=32, batch_size=batch_size).build(np.random.SeedSequence(0), agent)
+    replay = Replay(store, actor.family.size)
+    states = {key: t.numpy() for key, t in as_items(observe(agent.observation_space, 32)).items()}
+    replay.collect(agent, Handing(states))
+    actor.family.calibrate(replay.sample_targets(teacher))
+    disturb(agent.policy, 0.3)
+    return Penalty(actor, divergence or KL(), EveryStep(stride), bound, replay, teacher, Figures(torch.device("cpu")))
+
+
+def recorded(penalty: Penalty) -> list[Batch]:
+    """The minibatches that the penalty draws from now on."""
+    batches: list[Batch] = []
+    draw = penalty.replay.next
+
+    def next_(teacher):
+        batches.append(draw(teacher))
+        return batches[-1]
+
+    penalty.replay.next = next_
+    return batches
+
+
+def flat(gradients) -> torch.Tensor:
+    return torch.cat([gradient.flatten() for _, gradient in gradients])
+
+
+@pytest.mark.parametrize("divergence", [KL(), KL("reverse", temperature=2.0), MSE()], ids=["forward", "reverse", "mse"])
+@pytest.mark.parametrize("name", SIMPLE)
+def test_the_gradient_is_that_of_strength_times_mean_divergence(name, divergence):
+    agent = small_agent(name)
+    agent.policy.set_training_mode(False)
+    penalty = build(agent, divergence=divergence, stride=2)
+    batches = recorded(penalty)
+    penalty.begin(agent, beta=0.7)
+    assert list(penalty.gradients()) == [], "the first step of a stride of two gets none"
+    found = {id(p): gradient for p, gradient in penalty.gradients()}
+    (batch,) = batches
+    module = penalty.actor.module(agent.policy)
+    student = penalty.actor.parameters(module, batch.states)
+    loss = 0.7 * 2 * divergence(penalty.actor.family, penalty.teacher.targets(batch.states), student).mean()
+    named = [(key, p) for key, p in module.named_parameters() if p.requires_grad]
+    expected = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
+    for (key, p), gradient in zip(named, expected, strict=True):
+        assert (gradient is None) == (id(p) not in found), key
+        if gradient is not None:
+            torch.testing.assert_close(found[id(p)], gradient, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("name", UNCLIPPED)
+def test_where_sb3_clips_nothing_the_gradient_is_bounded_and_keeps_its_direction(name, stride):
+    bound = 0.05
+    found = {}
+    for limit in (bound, 1e9):
+        agent = small_agent(name)
+        penalty = build(agent, bound=limit, stride=stride)
+        penalty.begin(agent, beta=10.0)
+        for _ in range(stride):
+            gradients = penalty.gradients()
+        found[limit] = flat(gradients)
+    assert found[1e9].norm() > bound * stride, "nothing to bound"
+    assert found[bound].norm().item() == pytest.approx(bound * stride, rel=1e-4), "a stride is several steps' worth"
+    torch.testing.assert_close(found[bound] / found[bound].norm(), found[1e9] / found[1e9].norm())
+
+
+def test_a_gradient_within_the_bound_is_as_it_is():
+    found = []
+    for limit in (1e3, 1e9):
+        agent = small_agent("SAC")
+        penalty = build(agent, bound=limit)
+        penalty.begin(agent, beta=1.0)
+        found.append(flat(penalty.gradients()))
+    assert found[0].norm() < 1e3
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_where_sb3_clips_the_sum_nothing_is_bounded_apart(name):
+    agent = small_agent(name)
+    penalty = build(agent, bound=1e-6)
+    penalty.begin(agent, beta=10.0)
+    assert flat(penalty.gradients()).norm() > 1e-3
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["PPO", "SAC", "TD3", "DQN"])
+def test_a_gradient_that_is_not_finite_is_dropped_whole_and_counted(name, bad):
+    agent = small_agent(name)
+    penalty = build(agent)
+    penalty.begin(agent, beta=1.0)
+    penalty.gradients()
+    assert float(penalty.dropped) == 0
+    penalty.replay.versions[:] = penalty.teacher.version
+    penalty.replay.targets[:, 0] = bad
+    for count in (1, 2):
+        dropped = flat(penalty.gradients())
+        assert (dropped == 0).all()
+        assert float(penalty.dropped) == count
+
+
+def test_a_term_that_is_not_finite_is_dropped_and_counted():
+    agent = small_agent("TRPO")
+    penalty = build(agent)
+    penalty.begin(agent, beta=0.5)
+    batches = recorded(penalty)
+    term = penalty.term()
+    student = penalty.actor.parameters(agent.policy, batches[0].states)
+    expected = 0.5 * KL()(penalty.actor.family, batches[0].targets, student).mean()
+    torch.testing.assert_close(term, expected)
+    assert term.requires_grad, "it is differentiated elsewhere"
+    penalty.replay.versions[:] = penalty.teacher.version
+    penalty.replay.targets[:] = float("nan")
+    assert penalty.term() is None
+    assert float(penalty.dropped) == 1
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
+@pytest.mark.parametrize("name", ["PPO", "CrossQ", "TD3", "QRDQN"])
+def test_a_gradient_leaves_no_trace(name, mode):
+    agent = small_agent(name)
+    agent.learn(24)
+    penalty = build(agent)
+    penalty.begin(agent, beta=1.0)
+    modules = list(agent.policy.modules())
+    for number, module in enumerate(modules):
+        module.training = {"train": True, "eval": False, "mixed": number % 2 == 0}[mode]
+    flags = [module.training for module in modules]
+    before = copied(dict(agent.policy.state_dict()))
+    grads = [None if p.grad is None else p.grad.clone() for p in agent.policy.parameters()]
+    with untouched_generators():
+        penalty.gradients()
+    assert [module.training for module in modules] == flags
+    assert not differences(before, dict(agent.policy.state_dict()))
+    for p, grad in zip(agent.policy.parameters(), grads, strict=True):
+        assert (p.grad is None) == (grad is None)
+        assert grad is None or torch.equal(p.grad, grad)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5])
+def test_steps_and_deposits_are_counted(stride):
+    agent = small_agent("PPO")
+    penalty = build(agent, stride=stride)
+    penalty.begin(agent, beta=1.0)
+    given = [bool(penalty.gradients()) for _ in range(10)]
+    assert penalty.steps == 10
+    assert penalty.deposits == sum(given) == 10 // stride
+    loaded = build(small_agent("PPO"), stride=stride)
+    loaded.load(penalty.state())
+    assert loaded.state() == penalty.state()
+
+
+def test_one_deposit_of_an_update_is_looked_at_closely():
+    agent = small_agent("PPO")
+    penalty = build(agent)
+    for _ in range(3):
+        penalty.begin(agent, beta=1.0)
+        wanted = []
+        for _ in range(6):
+            penalty.gradients()
+            wanted.append(penalty.wants_ratio)
+        penalty.end()
+        assert sum(wanted) == 1
+    assert wanted.index(True) == 3, "in the middle of the update"
+
+
+def test_the_figures_are_those_of_the_minibatches():
+    agent = small_agent("PPO")
+    penalty = build(agent)
+    batches = recorded(penalty)
+    penalty.begin(agent, beta=0.5)
+    for _ in range(4):
+        penalty.gradients()
+    family = penalty.actor.family
+    with torch.no_grad():
+        students = [penalty.actor.parameters(agent.policy, batch.states) for batch in batches]
+    kl = np.mean([family.kl(b.targets, s).mean().item() for b, s in zip(batches, students, strict=True)])
+    figures = penalty.monitor.means()
+    assert figures["kl"] == pytest.approx(kl, rel=1e-5)
+    assert figures["loss"] == pytest.approx(0.5 * kl, rel=1e-5)
+    assert figures["agreement"] == pytest.approx(family.agreement(batches[0].targets, students[0]).mean().item())
+
+
+@pytest.mark.parametrize("name", ["PPO", "SAC", "DQN"])
+def test_between_updates_the_agent_is_let_go(name):
+    agent = small_agent(name)
+    penalty = build(agent)
+    penalty.begin(agent, beta=1.0)
+    penalty.gradients()
+    penalty.end()
+    policy = weakref.ref(agent.policy)
+    agent.policy = None
+    del agent
+    gc.collect()
+    assert policy() is None, "the penalty holds on to the policy"
+
+
+# ARS
+
+
+@pytest.mark.parametrize("actions", [spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(3)])
+def test_each_candidate_is_scored_by_its_own_divergence(actions):
+    agent = small_agent("ARS", vec_env(action_space=actions))
+    disturb(agent.policy)
+    penalty = build(agent)
+    batches = recorded(penalty)
+    own = parameters_to_vector(agent.policy.parameters()).detach()
+    candidates = own + torch.randn(4, len(own), generator=torch.Generator().manual_seed(1))
+    penalty.begin(agent, beta=3.0)
+    with untouched_generators():
+        found = penalty.scores(candidates)
+    (batch,) = batches
+    assert found.shape == (4,)
+    for weights, score in zip(candidates, found, strict=True):
+        agent.policy.load_from_vector(weights.numpy())
+        answers = penalty.actor.parameters(agent.policy, batch.states)
+        expected = 3.0 * penalty.actor.family.kl(penalty.teacher.targets(batch.states), answers).mean()
+        torch.testing.assert_close(score, expected.detach(), rtol=1e-4, atol=1e-4)
+    assert (penalty.steps, penalty.deposits) == (1, 1)
+
+
+def test_a_candidate_whose_divergence_is_not_finite_is_not_penalised_and_is_counted():
+    agent = small_agent("ARS", policy_kwargs={"net_arch": [4], "squash_output": False})
+    penalty = build(agent)
+    own = parameters_to_vector(agent.policy.parameters()).detach()
+    candidates = torch.stack([own + 1.0, torch.full_like(own, 1e30), own + 2.0])
+    penalty.begin(agent, beta=1.0)
+    scores = penalty.scores(candidates)
+    assert torch.isfinite(scores).all()
+    assert scores[1] == 0.0
+    assert (scores[[0, 2]] > 0).all()
+    assert float(penalty.dropped) == 1
