@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
 
 from rlsd.cli.console import warn
 from rlsd.cli.environments import load_statistics, training_env
@@ -27,7 +28,7 @@ def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
 
     algorithm = SelfDistilled(plan.algorithm)
     settings = {
-        **plan.hyperparams.agent_kwargs(),
+        **plan.hyperparams.agent_kwargs(env.action_space),
         "seed": plan.seed,
         "verbose": plan.options.verbose,
         "tensorboard_log": str(tensorboard),
@@ -40,10 +41,34 @@ def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
             agent: BaseAlgorithm = algorithm(plan.hyperparams.policy, env, device=plan.device, **settings)
             return agent
         settings.pop("policy_kwargs", None)  # the net is in the zip, and cannot be another
+        _check_entropy(start, settings.get("ent_coef"))
         agent = algorithm.load(start, env=env, device=plan.device, **settings)
+    _renew_search(agent)
     zip_file = Path(start)
     load_statistics(zip_file.parent / zip_file.stem / "vecnormalize.pkl", env)
     return agent
+
+
+def _check_entropy(start: str, wanted: Any) -> None:
+    """Raise when one of two entropy coefficients is learned and the other fixed: SB3 cannot load one as the other."""
+    with ZipFile(start) as archive:
+        learned = "ent_coef_optimizer.pth" in archive.namelist()
+    if wanted is not None and learned != str(wanted).startswith("auto"):
+        how, instead = ("learned", "auto") if learned else ("not learned", "NUMBER")
+        raise UserError(
+            f"--trained-agent {start}: its ent_coef was {how}, so it cannot be {wanted}: give -params ent_coef:{instead}"
+        )
+
+
+def _renew_search(agent: Any) -> None:
+    """Let ARS follow its new hyperparameters: what it derives from them comes out of the zip with the old ones."""
+    from stable_baselines3.common.utils import FloatSchedule
+
+    if hasattr(agent, "pop_size"):
+        agent.pop_size = 2 * agent.n_delta
+        agent.n_top = min(agent.n_top or agent.n_delta, agent.n_delta)
+        if hasattr(agent, "delta_std"):
+            agent.delta_std_schedule = FloatSchedule(agent.delta_std)
 
 
 def resumed_agent(plan: Plan, folder: RunFolder, checkpoint: Path) -> BaseAlgorithm:

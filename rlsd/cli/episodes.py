@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import ResultsWriter
@@ -27,6 +28,7 @@ class EpisodeLog(BaseCallback):
         self._env_id = env_id
         self._writer: ResultsWriter | None = None
         self._zero = 0.0
+        self._iteration_start = 0
 
     def _on_training_start(self) -> None:
         going_on, seconds = _take_up(self._path, self.num_timesteps)
@@ -38,11 +40,27 @@ class EpisodeLog(BaseCallback):
     def _on_step(self) -> bool:
         for info in self.locals.get("infos", ()):
             episode = info.get("episode")
-            if episode is not None and self._writer is not None:
-                seconds = round(time.time() - self._zero, 6)
-                row = {"r": float(episode["r"]), "l": int(episode["l"]), "t": seconds, "step": self.num_timesteps}
-                self._writer.write_row(row)
+            if episode is not None:
+                self._write(episode, self.num_timesteps)
         return True
+
+    def _on_rollout_start(self) -> None:
+        self._iteration_start = self.model.num_timesteps
+
+    def _on_rollout_end(self) -> None:
+        # ARS shows its callbacks no steps, but leaves the episodes of all candidates here.
+        if not isinstance(self.model.ep_info_buffer, list):
+            return
+        step = self._iteration_start
+        for episode in self.model.ep_info_buffer:
+            step += int(episode["l"])
+            self._write(episode, min(step, self.model.num_timesteps))
+
+    def _write(self, episode: dict[str, Any], step: int) -> None:
+        if self._writer is not None:
+            seconds = round(time.time() - self._zero, 6)
+            row = {"r": float(episode["r"]), "l": int(episode["l"]), "t": seconds, "step": step}
+            self._writer.write_row(row)
 
     def close(self) -> None:
         """Close the file. SB3 does not say when training ends by an exception, so this is for a ``finally``."""

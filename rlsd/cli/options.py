@@ -22,7 +22,7 @@ class TrainOptions:
     env: Annotated[MaybeText, tyro.conf.arg(metavar="ID")] = None
     """Gymnasium id of the environment."""
     algo: Annotated[str, tyro.conf.arg(metavar="ALGO")] = "ppo"
-    """Algorithm: ppo or a2c."""
+    """Algorithm: ppo, a2c, dqn, sac, td3, ddpg, or sb3-contrib's ppo_lstm, trpo, ars, qrdqn, tqc, crossq."""
     n_timesteps: Annotated[MaybeCount, tyro.conf.arg(aliases=["-n"])] = None
     """Environment steps to train for, all copies together. Auto: the tuned number for the environment."""
     seed: Count = 0
@@ -52,7 +52,8 @@ class TrainOptions:
     n_eval_envs: Count = 5
     """Copies of the environment to evaluate in."""
     save_freq: MaybeCount = None
-    """Save a checkpoint to resume from every so many steps; 0 for only at the end. Auto: a tenth of the run."""
+    """Save a checkpoint to resume from every so many steps; 0 for only at the end. Auto: a tenth of the run,
+    or more where the checkpoint holds a large replay buffer."""
 
     log_folder: Annotated[str, tyro.conf.arg(aliases=["-f"], metavar="FOLDER")] = "logs"
     """Runs go to FOLDER/ALGO/ENV_NUMBER/."""
@@ -69,9 +70,9 @@ class TrainOptions:
     """Go on with the run in this folder, e.g. logs/ppo/CartPole-v1_1; nothing else is needed."""
 
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
-    """cpu, cuda, cuda:1 ... auto takes the CPU for MlpPolicy, which is faster there."""
+    """cpu, cuda, cuda:1 ... auto takes the CPU for small networks, which are faster there."""
     num_threads: MaybeCount = None
-    """Threads for torch. Auto: 1 for MlpPolicy on the CPU, else torch's own choice."""
+    """Threads for torch. Auto: 1 for small networks on the CPU, else torch's own choice."""
     debug: bool = False
     """Show the traceback of an error."""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlsd.cli import tuned
-from rlsd.cli.errors import UserError, blame_input, nearest
+from rlsd.cli.checks import check, check_together
+from rlsd.cli.errors import UserError, blame_input, nearest, one_line
 from rlsd.cli.options import TrainOptions
 from rlsd.cli.probe import check_backend, spaces_of
 from rlsd.cli.runfolder import RunFolder, check_writable
@@ -20,8 +22,22 @@ if TYPE_CHECKING:
 
     from rlsd import DistillConfig
 
-#: Name on the command line, and the class in ``stable_baselines3``. A new one also needs its table in hyperparams/.
-ALGORITHMS = {"ppo": "PPO", "a2c": "A2C"}
+_SB3, _CONTRIB = "stable_baselines3", "sb3_contrib"
+#: Name on the command line, and where its class is. A new one also needs its table in hyperparams/.
+ALGORITHMS = {
+    "ppo": (_SB3, "PPO"),
+    "a2c": (_SB3, "A2C"),
+    "dqn": (_SB3, "DQN"),
+    "sac": (_SB3, "SAC"),
+    "td3": (_SB3, "TD3"),
+    "ddpg": (_SB3, "DDPG"),
+    "ppo_lstm": (_CONTRIB, "RecurrentPPO"),
+    "trpo": (_CONTRIB, "TRPO"),
+    "ars": (_CONTRIB, "ARS"),
+    "qrdqn": (_CONTRIB, "QRDQN"),
+    "tqc": (_CONTRIB, "TQC"),
+    "crossq": (_CONTRIB, "CrossQ"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,27 +78,28 @@ class Plan:
         return max(min(self.n_timesteps // 10, 25_000), 1) if wanted is None else wanted
 
     @property
-    def save_freq(self) -> int:
-        """Steps between checkpoints, 0 for none but the last."""
-        wanted = self.options.save_freq
-        return max(self.n_timesteps // 10, 1) if wanted is None else wanted
-
-    @property
     def num_threads(self) -> int | None:
         """Threads for torch, None for its own choice."""
         if self.options.num_threads is not None:
             return self.options.num_threads
         # A small net is faster on one thread: the work is too little to be worth the meeting.
-        return 1 if self.device == "cpu" and self.hyperparams.policy == "MlpPolicy" else None
+        return 1 if self.device == "cpu" and self.hyperparams.small else None
 
 
 def algorithm_class(algo: str) -> type[BaseAlgorithm]:
-    """Return the SB3 class that ``--algo`` names."""
+    """Return the class that ``--algo`` names.
+
+    :raises UserError: when there is none, or the library it is in is not installed.
+    """
     if algo not in ALGORITHMS:
         raise UserError(f"unknown --algo {algo!r}; {nearest(algo, ALGORITHMS)} known: {', '.join(ALGORITHMS)}")
-    import stable_baselines3
-
-    algorithm: type[BaseAlgorithm] = getattr(stable_baselines3, ALGORITHMS[algo])
+    library, name = ALGORITHMS[algo]
+    try:
+        algorithm: type[BaseAlgorithm] = getattr(importlib.import_module(library), name)
+    except ImportError as error:
+        if library != _CONTRIB:
+            raise
+        raise UserError(f"--algo {algo} needs sb3-contrib: pip install 'rlsd[contrib]' ({one_line(error)})") from error
     return algorithm
 
 
@@ -95,16 +112,17 @@ def plan_new(options: TrainOptions) -> Plan:
     check_backend(options.vec_env)
     env_id = options.env or ""
     env_kwargs = parse_pairs("--env-kwargs", options.env_kwargs)
-    changes = tuned.check(_run_changes(options), algorithm)
+    changes = check(_run_changes(options), algorithm)
     distill = _distillation(options)
     if options.trained_agent and not Path(options.trained_agent).is_file():
         raise UserError(f"--trained-agent {options.trained_agent}: there is no such file")
     check_writable(Path(options.log_folder))
     observation_space, _ = spaces_of(env_id, env_kwargs)
     found = tuned.look_up(options.algo, env_id, observation_space, changes)
-    hyperparams = replace(found, values=tuned.check(found.values, algorithm))
+    hyperparams = replace(found, values=check(found.values, algorithm))
+    check_together(hyperparams.values)
     seed = secrets.randbelow(2**31) if options.seed == -1 else options.seed
-    device = _device(options.device, hyperparams.policy)
+    device = _device(options.device, hyperparams)
     return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, device)
 
 
@@ -115,7 +133,7 @@ def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
     algorithm = algorithm_class(options.algo)
     env_id = options.env or ""
     env_kwargs = parse_pairs("--env-kwargs", options.env_kwargs)
-    stored = tuned.check(folder.read_yaml("config.yml"), algorithm)
+    stored = check(folder.read_yaml("config.yml"), algorithm)
     if options.n_timesteps is not None:
         stored["n_timesteps"] = options.n_timesteps
     hyperparams = Hyperparams(stored, "as the run began")
@@ -124,7 +142,7 @@ def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
         with blame_input(f"cannot read {folder.params / 'distill.yml'}"):
             distill = DistillConfig.from_dict(folder.read_yaml("distill.yml"))
     seed = int(folder.read_yaml("run.yml").get("seed", options.seed))
-    return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, _device(options.device, hyperparams.policy))
+    return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, _device(options.device, hyperparams))
 
 
 def _run_changes(options: TrainOptions) -> dict[str, Any]:
@@ -153,7 +171,7 @@ def _distillation(options: TrainOptions) -> DistillConfig | None:
         return config.changed(changes)
 
 
-def _device(name: str, policy: str) -> str:
+def _device(name: str, hyperparams: Hyperparams) -> str:
     """Return the torch device that ``--device`` means.
 
     :raises UserError: when torch does not know it, or this machine does not have it.
@@ -161,7 +179,7 @@ def _device(name: str, policy: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if policy != "MlpPolicy" and torch.cuda.is_available() else "cpu"
+        return "cuda" if not hyperparams.small and torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
 import rlsd
+from rlsd.cli import saving
 from rlsd.cli.console import say
 from rlsd.cli.environments import EVALUATION_SEED, FINAL_EVALUATION_SEED, evaluation_env
 from rlsd.cli.episodes import EpisodeLog
@@ -67,8 +67,10 @@ class Session:
 
     def learn(self) -> End:
         """Train to the planned number of steps, or until a signal says stop. Saves the agent in either case."""
-        checkpoints = rlsd.Checkpoints(self.folder.checkpoints, every=self.plan.save_freq or sys.maxsize)
+        every, keep = saving.save_every(self.plan, self.agent), saving.keep(self.agent)
+        checkpoints = rlsd.Checkpoints(self.folder.checkpoints, every=every, keep=keep)
         callbacks = [checkpoints, *self._watchers()]
+        saving.say_size(self.plan, self.agent, self.folder.root)
         started = time.perf_counter()
         try:
             with stop_on_signals(checkpoints.request_stop):
@@ -139,6 +141,7 @@ class Session:
             statistics.save(str(self.folder.statistics))
         if end is End.DONE:
             # The last rollout ends past the last checkpoint; a larger -n should go on from here.
-            rlsd.save_checkpoint(self.agent, self.folder.checkpoints / str(self.agent.num_timesteps))
+            last = self.folder.checkpoints / str(self.agent.num_timesteps)
+            saving.prune(self.folder.checkpoints, rlsd.save_checkpoint(self.agent, last), self.agent)
             if not self.folder.best_agent.exists():  # no evaluation took place: there is no better one
                 self.agent.save(self.folder.best_agent)
