@@ -56,7 +56,7 @@ def _check_entropy(start: str, wanted: Any) -> None:
     if wanted is not None and learned != str(wanted).startswith("auto"):
         how, instead = ("learned", "auto") if learned else ("not learned", "NUMBER")
         raise UserError(
-            f"--trained-agent {start}: its ent_coef was {how}, so it cannot be {wanted}: give -params ent_coef:{instead}"
+            f"--trained-agent {start}: its ent_coef was {how}, {wanted} cannot follow: give -params ent_coef:{instead}"
         )
 
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.results_plotter import load_results
 from toy_environments import Counter
 
 from rlsd_envs.statistics import EpisodeStatistics
@@ -42,6 +41,8 @@ def test_a_reset_forgets_what_was_running():
 
 def test_the_file_is_read_by_sb3(tmp_path):
     pytest.importorskip("pandas")
+    from stable_baselines3.common.results_plotter import load_results
+
     statistics = EpisodeStatistics(2, tmp_path / "0", "CartPole-v1")
     statistics.add(np.array([1.0, 2.0]))
     statistics.finish(1)
