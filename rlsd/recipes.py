@@ -29,7 +29,7 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "teacher": {"type": "snapshot", "every": 2048},
             "strength": {"type": "constant", "value": 1.0},
-            "timing": {"type": "every_step", "stride": 2},
+            "timing": {"type": "every_step", "stride": 4},
         },
     ),
 }
