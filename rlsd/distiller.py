@@ -137,7 +137,7 @@ class Distiller:
             beta = self.strength.update(agent, refreshed)
             if not self.teacher.ready or self.states.count == 0:
                 return False
-            if refreshed:
+            if refreshed and self.actor.family.needs_scale:
                 self.actor.family.calibrate(self.replay.sample_targets(self.teacher))
             if beta == 0.0:
                 return False

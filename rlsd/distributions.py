@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ class Family(ABC):
 
     :param size: how many numbers describe one distribution.
     """
+
+    #: Whether the parameters have a scale of the task's own, so that :meth:`calibrate` must be shown a teacher's.
+    needs_scale: ClassVar[bool] = False
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -207,6 +211,7 @@ class QValues(Categorical):
     :param n: the number of actions.
     """
 
+    needs_scale = True
     #: Values that differ by less than this over the actions carry no preference worth keeping.
     SMALLEST = 1e-6
 

@@ -7,6 +7,7 @@ A ``yaml`` block that begins with a comment naming a file is that file.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -125,3 +126,16 @@ def test_the_readme_leads_to_every_page():
     linked = set(re.findall(r"\]\(docs/([\w.-]+\.md)\)", PAGES[0].read_text(encoding="utf-8")))
     missing = {page.name for page in PAGES[1:]} - linked
     assert not missing, f"pages that the README does not link to: {missing}"
+
+
+def test_the_readmes_measured_figures_are_those_of_the_committed_files() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("overhead-default", "overhead-snapshot"):
+        ratio = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))["wall_ratio"]
+        figures = f"{ratio['median']:.3f} ({ratio['minimum']:.3f} to {ratio['maximum']:.3f}"
+        assert figures in readme, f"README does not give {name} as {figures}"
+    results = json.loads((ROOT / "docs/results/acrobot-seeds-100-109.json").read_text(encoding="utf-8"))["results"]
+    for variant, words in (("default", "default"), ("baseline", "plain SB3")):
+        finals = [result["final"] for result in results if result["variant"] == variant]
+        figures = f"{words} {sum(finals) / len(finals):.1f} / {min(finals):.1f}"
+        assert figures in readme, f"README does not give Acrobot's {figures}"
