@@ -11,13 +11,14 @@ from rlsd.divergences import KL, MSE
 from rlsd.gates import ReturnGate
 from rlsd.recipes import recipe, recipes
 from rlsd.resume import Checkpoints, Stopped, latest_checkpoint, resume, save_checkpoint
+from rlsd.speed import Speed
 from rlsd.states import ReplayBuffer, Reservoir
 from rlsd.strength import Constant, Schedule
 from rlsd.teachers import Snapshot
 from rlsd.timing import EveryStep
 from rlsd.version import __version__
 from rlsd.weights import load_weights
-from rlsd.wrapping import SelfDistilled, distill, undistill
+from rlsd.wrapping import SelfDistilled, accelerate, distill, undistill
 
 __all__ = [
     "KL",
@@ -33,8 +34,10 @@ __all__ = [
     "SelfDistillation",
     "SelfDistilled",
     "Snapshot",
+    "Speed",
     "Stopped",
     "__version__",
+    "accelerate",
     "distill",
     "latest_checkpoint",
     "load_weights",

@@ -24,3 +24,13 @@ def report(name: str, agent: Any) -> str:
         f"the agent's parameter {name!r} is not finite at {agent.num_timesteps} steps: its own loss has diverged "
         "(distillation never lets a non-finite gradient through). Lower the learning rate, or clip rewards or gradients"
     )
+
+
+def refuse(agent: Any) -> None:
+    """Raise when a parameter of the agent's policy is not finite.
+
+    :raises ValueError: naming it, as torch's checks of the action distribution would.
+    """
+    name = nonfinite_parameter(agent)
+    if name is not None:
+        raise ValueError(report(name, agent))

@@ -71,7 +71,8 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
     :param env: replaces the saved environment. Its episodes start afresh, so the run goes on but not exactly; a
         ``VecNormalize`` around it takes up the saved statistics.
     :param device: where the agent is to train.
-    :param load: passed on to the agent's ``load``; ``distill=`` hands over a schedule that is a function.
+    :param load: passed on to the agent's ``load``; ``distill=`` hands over a schedule that is a function, ``speed=``
+        and ``rollout_device=`` say what an accelerated agent does not save.
     :raises ValueError: when the folder is no checkpoint or damaged, or its environment could not be saved and none is
         given; the message says what to do.
     """

@@ -16,6 +16,7 @@ from torch import Tensor
 from rlsd.config import Answer, integer
 from rlsd.observations import Observations, as_items, from_items, storage_dtype
 from rlsd.sources import ReplaySource, Source
+from rlsd.speed.memory import check_states
 
 #: Floats are kept in 32 bits, where anything larger would be infinite.
 _LARGEST = np.finfo(np.float32).max
@@ -198,6 +199,7 @@ class States(Answer, question="states"):
         """Make an empty store for one agent.
 
         :raises TypeError: when the agent has no such states.
+        :raises ValueError: when they would not fit in memory.
         """
 
 
@@ -223,6 +225,7 @@ class Reservoir(States, name="reservoir"):
             )
 
     def build(self, seed: np.random.SeedSequence, agent: BaseAlgorithm) -> ReservoirStore:  # noqa: D102
+        check_states(self.capacity, agent.observation_space, agent.device)
         return ReservoirStore(self.capacity, self.batch_size, seed, agent.device)
 
 

@@ -1,28 +1,33 @@
-"""Two doors to distillation: a class to build agents from, and a function for agents that exist."""
+"""The doors: a class to build agents from, and functions for agents that exist, to distil and to accelerate them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
-from rlsd import checkpoint
+from rlsd import checkpoint, faults
 from rlsd.distiller import Distiller
 from rlsd.recipes import Distill, resolve
+from rlsd.speed import NOTHING, Speed, replay, resolve_speed, update
+from rlsd.speed.accelerator import Accelerator
+from rlsd.speed.devices import usable_device
 
 AgentT = TypeVar("AgentT", bound=BaseAlgorithm)
 
-_OURS = ("distiller", "_distill_config", "_resumed", "_resumed_noise")
+_OURS = ("distiller", "_distill_config", "_resumed", "_resumed_noise", "accelerator", "_acceleration")
 _CLASSES: dict[type[BaseAlgorithm], type[Any]] = {}
 
 
 def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it stands where a class stands
     """Return the subclass of an SB3 algorithm that distils the agent into itself while it trains.
 
-    The same base always gives the same class. It is built, used, saved and loaded as its base is, with one more
-    argument, ``distill``::
+    The same base always gives the same class. It is built, used, saved and loaded as its base is, with three more
+    arguments, ``distill``, ``speed`` and ``rollout_device``::
 
         agent = rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", distill="snapshot")
         agent.learn(100_000)
@@ -30,11 +35,12 @@ def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it st
 
     ``distill`` is a :class:`DistillConfig`, a recipe's name, ``True`` (the default) for the default recipe, or ``None``
     for an agent that trains exactly as its base does, bit for bit. ``agent.distiller`` then shows teacher, states and
-    figures.
+    figures. ``speed`` and ``rollout_device`` are those of :func:`accelerate`; by default what changes no bit is on.
+    They are not saved.
 
     :param base: ``PPO``, ``A2C``, or a subclass of theirs.
     :raises TypeError: when ``base`` is no SB3 algorithm; on building, when it is not known how the agent acts.
-    :raises ValueError: on building, when ``distill`` is wrong.
+    :raises ValueError: on building, when ``distill``, ``speed`` or ``rollout_device`` is wrong.
     """
     if not (isinstance(base, type) and issubclass(base, BaseAlgorithm)):
         raise TypeError(f"SelfDistilled takes an SB3 algorithm class such as PPO, got {base!r}")
@@ -60,7 +66,8 @@ def distill(agent: AgentT, distill: Distill = True) -> AgentT:
     config = resolve(distill)
     if config is None:
         raise ValueError("distill must be a recipe's name, a DistillConfig or True, got None: see undistill")
-    distiller = Distiller(config, agent)  # before anything changes: it may refuse
+    with _as_trained(agent):
+        distiller = Distiller(config, agent)  # before anything changes: it may refuse
     agent.__class__ = SelfDistilled(type(agent))
     agent._distill_config = config  # type: ignore[attr-defined]
     agent.distiller = distiller  # type: ignore[attr-defined]
@@ -68,11 +75,43 @@ def distill(agent: AgentT, distill: Distill = True) -> AgentT:
 
 
 def undistill(agent: AgentT) -> AgentT:
-    """Switch self-distillation off, in place: the agent is an instance of its original class again."""
+    """Switch self-distillation and acceleration off, in place: the agent is an instance of its original class again."""
     if is_wrapped(type(agent)):
+        replay.give_back(agent, device_too=True)
         agent.__class__ = type(agent).__mro__[1]
         for name in _OURS:
             agent.__dict__.pop(name, None)
+    return agent
+
+
+def accelerate(
+    agent: AgentT, speed: str | Speed | None = "exact", rollout_device: str | torch.device | None = None
+) -> AgentT:
+    """Make an agent that exists train faster, in place, and return the agent. It may be distilled or not.
+
+    ``"exact"`` leaves out only what changes no bit: the agent trains to the same parameters as plain SB3. ``None`` for
+    both is the way back. Not for the middle of a ``learn``.
+
+    :param speed: ``"exact"``, ``"max"``, which may also round otherwise, a :class:`Speed` that names the parts, or
+        ``None`` for none of them.
+    :param rollout_device: where the agent acts, when not where it trains: ``"cpu"`` beside a GPU.
+    :raises TypeError: when it is no agent.
+    :raises ValueError: when an argument is wrong, this machine has no such device, or the algorithm cannot act there.
+    """
+    if not isinstance(agent, BaseAlgorithm):
+        raise TypeError(f"accelerate takes an SB3 agent, got {agent!r}")
+    accelerator = _accelerator(*_wanted(speed, rollout_device))
+    if accelerator is None:
+        replay.give_back(agent, device_too=True)
+        if is_wrapped(type(agent)):
+            agent.accelerator = None  # type: ignore[attr-defined]
+            return undistill(agent) if getattr(agent, "distiller", None) is None else agent
+        return agent
+    accelerator.check(agent)
+    if not is_wrapped(type(agent)):
+        agent.__class__ = SelfDistilled(type(agent))
+        agent.distiller = agent._distill_config = None  # type: ignore[attr-defined]
+    agent.accelerator = accelerator  # type: ignore[attr-defined]
     return agent
 
 
@@ -86,9 +125,18 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
         """See :func:`SelfDistilled`."""
 
         distiller: Distiller | None
+        accelerator: Accelerator | None = None
 
-        def __init__(self, *args: Any, distill: Distill = True, **kwargs: Any) -> None:
+        def __init__(
+            self,
+            *args: Any,
+            distill: Distill = True,
+            speed: str | Speed | None = "exact",
+            rollout_device: str | torch.device | None = None,
+            **kwargs: Any,
+        ) -> None:
             self._distill_config = resolve(distill)
+            self._acceleration = _wanted(speed, rollout_device)
             self.distiller = None
             super().__init__(*args, **kwargs)
 
@@ -96,6 +144,13 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             super()._setup_model()
             config = self._distill_config
             self.distiller = None if config is None else Distiller(config, self)
+            self.accelerator = _accelerator(*self.__dict__.pop("_acceleration"))
+            if self.accelerator is not None:
+                self.accelerator.check(self)
+
+        def learn(self, *args: Any, **kwargs: Any) -> Any:
+            with nullcontext() if self.accelerator is None else self.accelerator.learning(self):
+                return super().learn(*args, **kwargs)
 
         def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
             settings = super()._setup_learn(*args, **kwargs)
@@ -108,14 +163,20 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             recorder = None if self.distiller is None else self.distiller.recorder(self)
             if recorder is not None:
                 callback = _joined(self, recorder, callback)
-            return super().collect_rollouts(env, callback, *args, **kwargs)
+            if self.accelerator is None:
+                return super().collect_rollouts(env, callback, *args, **kwargs)
+            if self.accelerator.due_to_look(self):
+                faults.refuse(self)
+            with self.accelerator.collecting(self):
+                return super().collect_rollouts(env, callback, *args, **kwargs)
 
         def train(self, *args: Any, **kwargs: Any) -> None:
-            if self.distiller is None:
-                super().train(*args, **kwargs)
-                return
-            with self.distiller.armed(self):
-                super().train(*args, **kwargs)
+            with nullcontext() if self.distiller is None else self.distiller.armed(self):
+                speed = NOTHING if self.accelerator is None else self.accelerator.speed
+                if speed.own_update and update.can_own(self):
+                    update.train(self, exact=not speed.fused_adam)
+                else:
+                    super().train(*args, **kwargs)
 
         def dump_logs(self, *args: Any, **kwargs: Any) -> None:
             if self.distiller is not None:
@@ -135,7 +196,9 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             """Load as SB3 does, then take up the distillation where the file left it.
 
             :param distill: replaces the answers in the file; teacher and states then start over.
+            :param speed: and ``rollout_device``, as for building an agent.
             """
+            acceleration = _wanted(kwargs.pop("speed", "exact"), kwargs.pop("rollout_device", None))
             path = checkpoint.existing(path)
             saved = checkpoint.read(path, base)
             if "distill" in kwargs:
@@ -145,13 +208,15 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 config = resolve(True) if saved is None else saved.config()
                 same = saved is not None
             # SB3's load puts keywords into the agent before it sets the model up, where the distiller is made.
-            agent = super().load(path, env, device, _distill_config=config, **kwargs)
+            kwargs |= {"_distill_config": config, "_acceleration": acceleration}
+            agent = super().load(path, env, device, **kwargs)
             if saved is not None and same and agent.distiller is not None:
                 saved.restore(agent.distiller, agent)
             return agent
 
         def __reduce__(self) -> Any:
-            return _restore, (base,), self.__dict__
+            state = self.__dict__ if self.accelerator is None else self.accelerator.state_of(self)
+            return _restore, (base,), state
 
     for name, method in _special_ways(base, Distilled).items():
         setattr(Distilled, name, method)
@@ -210,6 +275,23 @@ def announce_boundary(callback: BaseCallback) -> None:
         hook()
     for child in getattr(callback, "callbacks", ()):
         announce_boundary(child)
+
+
+def _wanted(
+    speed: str | Speed | None, rollout_device: str | torch.device | None
+) -> tuple[Speed | None, torch.device | None]:
+    """Return which parts are meant and where the agent acts, or raise :class:`ValueError`."""
+    device = None if rollout_device is None else usable_device("rollout_device", rollout_device)
+    return resolve_speed(speed), device
+
+
+def _accelerator(speed: Speed | None, device: torch.device | None) -> Accelerator | None:
+    return None if speed is None and device is None else Accelerator(speed or NOTHING, device)
+
+
+def _as_trained(agent: BaseAlgorithm) -> AbstractContextManager[None]:
+    accelerator = getattr(agent, "accelerator", None)
+    return nullcontext() if accelerator is None else accelerator.as_trained(agent)
 
 
 def _joined(agent: BaseAlgorithm, first: BaseCallback, then: BaseCallback) -> CallbackList:

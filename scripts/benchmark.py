@@ -1,4 +1,4 @@
-"""Measure speed: ``python scripts/benchmark.py overhead`` (the same as ``rlsd benchmark``)."""
+"""Measure speed: ``python scripts/benchmark.py NAME``, of docs/benchmarks.md (the same as ``rlsd benchmark``)."""
 
 import sys
 

@@ -20,9 +20,10 @@ LONGEST_FILE = 400
 # From the ground up. A module imports from its own layer or from one below; what holds a folder holds all within it.
 LAYERS = (
     {"rlsd.version", "rlsd.config"},
-    {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"},
+    {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
+    | {"rlsd.mlp", "rlsd.speed.memory"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
-    {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring"},
+    {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.speed"},
     {"rlsd.checkpoint"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.resume", "rlsd.recipes"}
     | {"rlsd.environment_state", "rlsd.weights", "rlsd.faults"},

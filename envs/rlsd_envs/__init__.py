@@ -11,12 +11,14 @@ from rlsd_envs.errors import (
     UnsupportedByBackend,
 )
 from rlsd_envs.factory import make_vec_env
+from rlsd_envs.grids import GridCnn
 
 __all__ = [
     "BACKENDS",
     "BackendNotInstalled",
     "EnvironmentTimeout",
     "EnvironmentWorkerError",
+    "GridCnn",
     "InvalidAction",
     "UnknownEnvironment",
     "UnsupportedByBackend",

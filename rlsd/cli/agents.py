@@ -33,6 +33,7 @@ def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
         "verbose": plan.options.verbose,
         "tensorboard_log": str(tensorboard),
         "distill": plan.distill,
+        **plan.acceleration,
     }
     start = plan.options.trained_agent
     doing = f"--trained-agent {start}" if start else f"cannot build {plan.algorithm.__name__} for {plan.env_id}"
@@ -80,7 +81,7 @@ def resumed_agent(plan: Plan, folder: RunFolder, checkpoint: Path) -> BaseAlgori
 
     env = _fresh_env(plan, folder, checkpoint)
     with blame_input(f"cannot resume from {checkpoint}"):
-        agent: BaseAlgorithm = rlsd.resume(checkpoint, env=env, device=plan.device)
+        agent: BaseAlgorithm = rlsd.resume(checkpoint, env=env, device=plan.device, **plan.acceleration)
     if not isinstance(agent, plan.algorithm):
         raise UserError(f"{checkpoint} holds an agent of {type(agent).__name__}, not of {plan.algorithm.__name__}")
     agent.tensorboard_log = str(folder.tensorboard(plan.options.tensorboard_log))

@@ -11,6 +11,11 @@ from rlsd.cli.main import Command
 
 BENCHMARKS = {
     "overhead": Command("rlsd.cli.benchmarks.overhead", "training with distillation / without, in seconds"),
+    "throughput": Command(
+        "rlsd.cli.benchmarks.throughput", "steps/s with distillation / those of SB3, sbx or one file"
+    ),
+    "scaling": Command("rlsd.cli.benchmarks.scaling", "time against reservoir, teachers and environments"),
+    "solve": Command("rlsd.cli.benchmarks.solve", "seconds from a cold start to a target / those of plain SB3"),
 }
 
 

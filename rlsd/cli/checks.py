@@ -20,13 +20,15 @@ OF_THE_NOISE = ("noise_type", "noise_std")
 NOISES = ("normal", "ornstein-uhlenbeck", "none")
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
 ACTIVATIONS = ("Tanh", "ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Sigmoid", "Mish", "Softplus")
+#: What a policy can see through, besides what its name says: those of rlsd_envs.
+EXTRACTORS = ("GridCnn",)
 
 #: Constructor arguments with a flag of their own, or which no plain value can express.
 _NOT_HYPERPARAMETERS = {"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 _NOT_PLAIN = {"rollout_buffer_class", "rollout_buffer_kwargs", "replay_buffer_class", "replay_buffer_kwargs"}
 #: The same of a policy. ``use_sde`` is the algorithm's to say.
 _NOT_POLICY_KWARGS = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"} | {
-    *("features_extractor_class", "features_extractor_kwargs", "optimizer_class"),
+    *("features_extractor_kwargs", "optimizer_class"),
 }
 _NORMALIZE = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 
@@ -184,6 +186,9 @@ def _check_policy_kwargs(values: Any, policy: str | None, algorithm: type[BaseAl
             raise UserError(f"unknown policy_kwargs {key!r} for {algorithm.__name__}; {_hint(str(key), known)}")
     if "activation_fn" in values and str(values["activation_fn"]).removeprefix("nn.") not in ACTIVATIONS:
         raise UserError(f"unknown activation_fn {values['activation_fn']!r}; known: {', '.join(ACTIVATIONS)}")
+    extractor = values.get("features_extractor_class", EXTRACTORS[0])
+    if extractor not in EXTRACTORS:
+        raise UserError(f"unknown features_extractor_class {extractor!r}; known: {', '.join(EXTRACTORS)}")
 
 
 def _check_normalize(wanted: Any) -> None:

@@ -29,7 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("rlsd.cli.train", "train an agent: rlsd train --env CartPole-v1"),
     "compare": Command("rlsd.cli.compare", "train variants on many seeds and compare them"),
-    "benchmark": Command("rlsd.cli.benchmark", "measure speed: rlsd benchmark overhead"),
+    "benchmark": Command("rlsd.cli.benchmark", "measure speed: rlsd benchmark throughput"),
     "recipes": Command("rlsd.cli.recipes", "list the recipes that --recipe takes"),
 }
 

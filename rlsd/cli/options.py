@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from rlsd.cli.errors import UserError
+from rlsd.cli.errors import UserError, nearest
 from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest, read_flags
 from rlsd.cli.values import as_words, parse_pairs
 
@@ -71,6 +71,10 @@ class TrainOptions:
 
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """cpu, cuda, cuda:1 ... auto takes the CPU for small networks, which are faster there."""
+    rollout_device: Annotated[MaybeText, tyro.conf.arg(metavar="DEVICE")] = None
+    """Where the agent acts, when not where it trains: cpu with --device cuda."""
+    speed: Annotated[str, tyro.conf.arg(metavar="SPEED")] = "exact"
+    """exact leaves out what changes no bit; max may round otherwise; none is SB3's own code."""
     num_threads: MaybeCount = None
     """Threads for torch. Auto: 1 for small networks on the CPU, else torch's own choice."""
     debug: bool = False
@@ -89,6 +93,7 @@ class TrainOptions:
         return cls(**{key: value for key, value in {**data, **pairs}.items() if key in known})
 
 
+SPEEDS = ("exact", "max", "none")
 _PAIRS = ("env_kwargs", "hyperparams", "distill")
 
 
@@ -101,6 +106,7 @@ def parse(argv: Sequence[str], default: TrainOptions | None = None) -> TrainOpti
     """
     options = read_flags(default or TrainOptions(), "rlsd train", argv)
     _check_ranges(options)
+    _check_speed(options)
     if default is None:
         _check_contradictions(options)
     return options
@@ -113,6 +119,12 @@ def _flag(name: str) -> str:
 def _check_ranges(options: TrainOptions) -> None:
     lowest = dict.fromkeys(("n_timesteps", "n_envs", "eval_episodes", "n_eval_envs", "num_threads"), 1)
     check_lowest(options, lowest | dict.fromkeys(("eval_freq", "save_freq", "verbose"), 0) | {"seed": -1})
+
+
+def _check_speed(options: TrainOptions) -> None:
+    if options.speed not in SPEEDS:
+        hint = nearest(options.speed, SPEEDS)
+        raise UserError(f"unknown --speed {options.speed!r}; {hint} known: {', '.join(SPEEDS)}")
 
 
 def _check_contradictions(options: TrainOptions) -> None:

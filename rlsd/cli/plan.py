@@ -51,6 +51,7 @@ class Plan:
     :param distill: the five answers; None trains plain SB3.
     :param seed: of everything random.
     :param device: a name torch knows.
+    :param rollout_device: another one, where the agent acts; None for where it trains.
     """
 
     options: TrainOptions
@@ -60,6 +61,7 @@ class Plan:
     distill: DistillConfig | None
     seed: int
     device: str
+    rollout_device: str | None = None
 
     @property
     def algorithm(self) -> type[BaseAlgorithm]:
@@ -70,6 +72,12 @@ class Plan:
     def n_timesteps(self) -> int:
         """Environment steps the run ends after."""
         return self.hyperparams.n_timesteps
+
+    @property
+    def acceleration(self) -> dict[str, Any]:
+        """What the agent is to be told of its speed."""
+        speed = None if self.options.speed == "none" else self.options.speed
+        return {"speed": speed, "rollout_device": self.rollout_device}
 
     @property
     def eval_freq(self) -> int:
@@ -122,8 +130,8 @@ def plan_new(options: TrainOptions) -> Plan:
     hyperparams = replace(found, values=check(found.values, algorithm))
     check_together(hyperparams.values)
     seed = secrets.randbelow(2**31) if options.seed == -1 else options.seed
-    device = _device(options.device, hyperparams)
-    return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, device)
+    devices = _devices(options, hyperparams)
+    return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, *devices)
 
 
 def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
@@ -142,7 +150,7 @@ def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
         with blame_input(f"cannot read {folder.params / 'distill.yml'}"):
             distill = DistillConfig.from_dict(folder.read_yaml("distill.yml"))
     seed = int(folder.read_yaml("run.yml").get("seed", options.seed))
-    return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, _device(options.device, hyperparams))
+    return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, *_devices(options, hyperparams))
 
 
 def _run_changes(options: TrainOptions) -> dict[str, Any]:
@@ -171,19 +179,22 @@ def _distillation(options: TrainOptions) -> DistillConfig | None:
         return config.changed(changes)
 
 
-def _device(name: str, hyperparams: Hyperparams) -> str:
-    """Return the torch device that ``--device`` means.
+def _devices(options: TrainOptions, hyperparams: Hyperparams) -> tuple[str, str | None]:
+    """Return the torch devices that ``--device`` and ``--rollout-device`` mean.
 
-    :raises UserError: when torch does not know it, or this machine does not have it.
+    :raises UserError: when torch does not know one, or this machine does not have it.
     """
     import torch
 
+    name = options.device
     if name == "auto":
-        return "cuda" if not hyperparams.small and torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except Exception as error:
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UserError(f"--device {name!r} cannot be used on this machine; here are: {', '.join(here)}") from error
-    return str(device)
+        name = "cuda" if not hyperparams.small and torch.cuda.is_available() else "cpu"
+    device = _device("--device", name)
+    return device, None if options.rollout_device is None else _device("--rollout-device", options.rollout_device)
+
+
+def _device(flag: str, name: str) -> str:
+    from rlsd.speed.devices import usable_device
+
+    with blame_input():
+        return str(usable_device(flag, name))

@@ -144,12 +144,17 @@ def _schedule(value: Any) -> Any:
 
 
 def _policy_kwargs(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the policy's arguments with the activation's name replaced by its class."""
-    if "activation_fn" not in values:
-        return dict(values)
-    import torch
+    """Return the policy's arguments with the names of activation and features extractor replaced by their classes."""
+    classes: dict[str, Any] = {}
+    if "activation_fn" in values:
+        import torch
 
-    return {**values, "activation_fn": getattr(torch.nn, str(values["activation_fn"]).removeprefix("nn."))}
+        classes["activation_fn"] = getattr(torch.nn, str(values["activation_fn"]).removeprefix("nn."))
+    if "features_extractor_class" in values:
+        import rlsd_envs
+
+        classes["features_extractor_class"] = getattr(rlsd_envs, str(values["features_extractor_class"]))
+    return {**values, **classes}
 
 
 def _noise(kind: str | None, std: float | None, action_space: Any) -> Any:

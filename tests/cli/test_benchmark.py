@@ -1,12 +1,21 @@
 """``rlsd benchmark``: how it times, and what it writes. No assertion on seconds."""
 
+import dataclasses
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 
 from rlsd.cli.agents import new_agent
+from rlsd.cli.benchmarks.overhead import OverheadOptions
 from rlsd.cli.benchmarks.pairs import Side, Work, interleave, spread, time_once
+from rlsd.cli.benchmarks.scaling import ScalingOptions
+from rlsd.cli.benchmarks.solve import SolveOptions
+from rlsd.cli.benchmarks.throughput import ThroughputOptions
+from rlsd.cli.flags import read_flags
 from rlsd.cli.main import main
 
 TINY = "--hyperparams n_envs=1 n_steps=32 batch_size=32 n_epochs=1"
@@ -123,7 +132,7 @@ def test_only_one_side_distils_and_each_pair_has_its_own_seed(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("overhed", "did you mean overhead?"),
+        ("overhed", "did you mean overhead"),
         ("overhead --pairs 4", "--pairs must be 5 or more, got 4"),
         ("overhead -n 0", "--n-timesteps must be 1 or more, got 0"),
         ("overhead --env CartPol-v1", "CartPole-v1"),
@@ -143,4 +152,24 @@ def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
 def test_help_lists_the_benchmarks(capsys):
     for words in ([], ["--help"]):
         assert main(["benchmark", *words]) == 0, "exit code"
-        assert "overhead" in capsys.readouterr().out, "a benchmark is missing"
+        out = capsys.readouterr().out
+        assert all(name in out for name in ("overhead", "throughput", "scaling", "solve")), "a benchmark is missing"
+
+
+@pytest.mark.parametrize(
+    "options", [OverheadOptions, ThroughputOptions, ScalingOptions, SolveOptions], ids=lambda cls: cls.__name__
+)
+def test_every_flag_is_listed(options):
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    flags = {field.name.replace("_", "-") for field in dataclasses.fields(options)}
+    assert flags - set(re.findall(r"`--([\w-]+)`", text)) == set(), "flags that docs/cli.md does not list"
+
+
+def test_the_commands_of_the_page_are_understood():
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    kinds = {"overhead": OverheadOptions, "throughput": ThroughputOptions}
+    kinds |= {"scaling": ScalingOptions, "solve": SolveOptions}
+    commands = re.findall(r"^    rlsd benchmark (\w+) (-.*)$", text, re.MULTILINE)
+    assert {name for name, _ in commands} == set(kinds), "a benchmark without a command"
+    for name, words in commands:
+        read_flags(kinds[name](), name, shlex.split(words)).check()

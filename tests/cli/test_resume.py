@@ -18,6 +18,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from stable_baselines3 import PPO
 
 from rlsd.cli.main import main
+from rlsd.speed import MAX, NOTHING
 
 # Constant, since a schedule knows how long the run is to be.
 CONSTANT = ["-params", "learning_rate:0.001", "clip_range:0.2", "n_steps:32", "batch_size:64", "n_epochs:4"]
@@ -74,6 +75,24 @@ def test_a_resumed_run_stays_the_run_it_was(tmp_path, capsys):
     for words in (["--seed", "3"], ["--env", "Acrobot-v1"], ["-params", "gamma:0.5"], ["--recipe", "snapshot"]):
         assert train("--resume", str(run), *words) == 2, f"{words} were taken"
         assert "--resume cannot change it" in capsys.readouterr().err, "the message does not say why"
+
+
+def test_a_resumed_run_keeps_its_speed_and_can_be_given_another(tmp_path, monkeypatch):
+    from rlsd.cli import session
+
+    learned = []
+    own = session.Session.learn
+    monkeypatch.setattr(session.Session, "learn", lambda self: learned.append(self.agent.accelerator) or own(self))
+    given = ["--speed", "max", "--rollout-device", "cpu"]
+    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), *given) == 0, "first part"
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    assert train("--resume", str(run), "-n", "512") == 0, "second part"
+    assert train("--resume", str(run), "-n", "768", "--speed", "none") == 0, "third part"
+    assert [(a.speed, a.rollout_device) for a in learned] == [
+        (MAX, torch.device("cpu")),
+        (MAX, torch.device("cpu")),
+        (NOTHING, torch.device("cpu")),
+    ], "the speeds of the three parts"
 
 
 def test_a_run_begun_from_a_trained_agent_can_be_resumed(tmp_path):

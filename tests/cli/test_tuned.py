@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 
+import rlsd_envs
 from rlsd.cli import tuned
 from rlsd.cli.checks import check, check_together
 from rlsd.cli.errors import UserError
@@ -86,6 +87,14 @@ def test_policy_kwargs_name_their_activation():
     assert params.agent_kwargs()["policy_kwargs"] == {"activation_fn": torch.nn.ReLU, "net_arch": [8]}, "activation"
 
 
+def test_policy_kwargs_name_their_features_extractor():
+    values = check({"policy_kwargs": {"features_extractor_class": "GridCnn"}}, stable_baselines3.PPO)
+    built = tuned.Hyperparams(values, "").agent_kwargs()["policy_kwargs"]
+    assert built == {"features_extractor_class": rlsd_envs.GridCnn}, "class"
+    with pytest.raises(UserError, match=r"features_extractor_class 'os.system'; known: GridCnn"):
+        check({"policy_kwargs": {"features_extractor_class": "os.system"}}, stable_baselines3.PPO)
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -148,7 +157,8 @@ def test_whole_numbers_written_as_floats_are_whole_numbers():
         ({"learning_rate": -0.1}, "learning_rate must be a number >= 0 or lin_NUMBER, got -0.1"),
         ({"learning_rate": "lin_x"}, "learning_rate must be"),
         ({"policy_kwargs": 3}, "policy_kwargs must be a mapping"),
-        ({"policy_kwargs": {"features_extractor_class": "os"}}, "unknown policy_kwargs"),
+        ({"policy_kwargs": {"features_extractor_class": "os"}}, "unknown features_extractor_class 'os'"),
+        ({"policy_kwargs": {"optimizer_class": "os"}}, "unknown policy_kwargs"),
         ({"policy_kwargs": {"activation_fn": "Module"}}, "unknown activation_fn 'Module'"),
         ({"normalize": 3}, "normalize must be"),
         ({"normalize": {"norm": True}}, "unknown key 'norm' in normalize"),

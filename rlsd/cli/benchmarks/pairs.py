@@ -22,11 +22,12 @@ FEWEST_PAIRS = 5
 class Work(NamedTuple):
     """Something to be timed, with all preparation done.
 
-    :param run: is timed; returns the environment steps it took.
+    :param run: is timed; returns the environment steps it took, or a whole :class:`Timing` where the work was done and
+        timed by another process.
     :param close: gives back what the work holds.
     """
 
-    run: Callable[[], int]
+    run: Callable[[], int | Timing]
     close: Callable[[], None]
 
 
@@ -55,27 +56,57 @@ class Timing(NamedTuple):
     steps: int
 
 
+class Measure(NamedTuple):
+    """What a ratio is a ratio of.
+
+    :param unit: for people.
+    :param of: the figure, from seconds and environment steps.
+    :param form: how the figure is written.
+    """
+
+    unit: str
+    of: Callable[[float, int], float]
+    form: str
+
+
+#: Lower is better; and higher is better.
+SECONDS = Measure("s", lambda seconds, steps: seconds, ".2f")
+RATE = Measure("steps/s", lambda seconds, steps: steps / seconds, ",.0f")
+
+
 class Pair(NamedTuple):
     """Two runs, one right after the other; ratios are over / under.
 
     :param number: from 0.
     :param first: name of the side that ran first.
+    :param measure: what the ratios are of.
     """
 
     number: int
     first: str
     over: Timing
     under: Timing
+    measure: Measure = SECONDS
+
+    @property
+    def wall(self) -> tuple[float, float]:
+        """What the clock said of both sides, in the measure's unit."""
+        return self.measure.of(self.over.wall, self.over.steps), self.measure.of(self.under.wall, self.under.steps)
+
+    @property
+    def cpu(self) -> tuple[float, float]:
+        """What the processor time said of both sides, in the measure's unit."""
+        return self.measure.of(self.over.cpu, self.over.steps), self.measure.of(self.under.cpu, self.under.steps)
 
     @property
     def wall_ratio(self) -> float:
-        """Ratio of the wall-clock."""
-        return self.over.wall / self.under.wall
+        """Ratio by the clock."""
+        return self.wall[0] / self.wall[1]
 
     @property
     def cpu_ratio(self) -> float:
-        """Ratio of the processor time."""
-        return self.over.cpu / self.under.cpu
+        """Ratio by the processor time."""
+        return self.cpu[0] / self.cpu[1]
 
 
 class Spread(NamedTuple):
@@ -86,16 +117,19 @@ class Spread(NamedTuple):
     maximum: float
 
 
-def interleave(over: Side, under: Side, pairs: int, announce: Callable[[Pair], None]) -> list[Pair]:
+def interleave(
+    over: Side, under: Side, pairs: int, announce: Callable[[Pair], None], measure: Measure = SECONDS
+) -> list[Pair]:
     """Time both sides ``pairs`` times in turn; the side that goes first alternates.
 
     :param announce: is handed each pair when it is done.
+    :param measure: what the ratios are to be of.
     """
     done = []
     for number in range(pairs):
         order = (over, under) if number % 2 == 0 else (under, over)
         timings = {side.name: time_once(side, number) for side in order}
-        done.append(Pair(number, order[0].name, timings[over.name], timings[under.name]))
+        done.append(Pair(number, order[0].name, timings[over.name], timings[under.name], measure))
         announce(done[-1])
     return done
 
@@ -106,8 +140,10 @@ def time_once(side: Side, number: int) -> Timing:
     try:
         gc.collect()  # the garbage of the run before is not this one's work
         wall, cpu = time.perf_counter(), time.process_time()
-        steps = work.run()
-        return Timing(time.perf_counter() - wall, time.process_time() - cpu, steps)
+        done = work.run()
+        if isinstance(done, Timing):
+            return done
+        return Timing(time.perf_counter() - wall, time.process_time() - cpu, done)
     finally:
         work.close()
 
@@ -119,9 +155,11 @@ def spread(ratios: list[float]) -> Spread:
 
 def pair_line(pair: Pair) -> str:
     """Return a line about one pair."""
+    form, unit = pair.measure.form, pair.measure.unit
+    wall, cpu = (f"{over:{form}} / {under:{form}} {unit}" for over, under in (pair.wall, pair.cpu))
     return (
-        f"  pair {pair.number + 1}, {pair.first} first: {pair.over.wall:.2f} / {pair.under.wall:.2f} s = "
-        f"{pair.wall_ratio:.3f}, CPU {pair.over.cpu:.2f} / {pair.under.cpu:.2f} s = {pair.cpu_ratio:.3f}"
+        f"  pair {pair.number + 1}, {pair.first} first: {wall} = {pair.wall_ratio:.3f}, "
+        f"CPU {cpu} = {pair.cpu_ratio:.3f}"
     )
 
 
@@ -141,6 +179,7 @@ def to_dict(over: Side, under: Side, pairs: list[Pair]) -> dict[str, Any]:
     """Return all pairs and the ratios' spread as plain data."""
     return {
         "ratio": f"{over.name} / {under.name}",
+        "unit": pairs[0].measure.unit,
         "wall_ratio": spread([pair.wall_ratio for pair in pairs])._asdict(),
         "cpu_ratio": spread([pair.cpu_ratio for pair in pairs])._asdict(),
         "pairs": [

@@ -1,0 +1,8 @@
+"""Training faster, from outside: what SB3 computes in vain is left out while an agent learns, and put back after.
+
+Every part is one switch of :class:`Speed`. See docs/speed.md.
+"""
+
+from rlsd.speed.parts import EXACT, MAX, NOTHING, Speed, resolve_speed
+
+__all__ = ["EXACT", "MAX", "NOTHING", "Speed", "resolve_speed"]
