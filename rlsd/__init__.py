@@ -6,16 +6,19 @@ teacher's on replayed states, while SB3's own loop trains on.
 
 from rlsd.actors import register_actor
 from rlsd.callback import SelfDistillation
+from rlsd.compress import compress
 from rlsd.config import DistillConfig
-from rlsd.divergences import KL, MSE
-from rlsd.gates import ReturnGate
+from rlsd.divergences import KL, MSE, JensenShannon
+from rlsd.gates import Behind, Disagreement, EntropyFloor, ReturnGate, ValueAdvantage
 from rlsd.recipes import recipe, recipes
 from rlsd.resume import Checkpoints, Stopped, latest_checkpoint, resume, save_checkpoint
 from rlsd.speed import Speed
-from rlsd.states import ReplayBuffer, Reservoir
-from rlsd.strength import Constant, Schedule
-from rlsd.teachers import Snapshot
+from rlsd.states import Minibatch, Mixture, Recent, ReplayBuffer, Reservoir
+from rlsd.strength import Adaptive, Constant, Relative, Schedule
+from rlsd.students import Phase, Reborn
+from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Selective, Snapshot, Stored
 from rlsd.timing import EveryStep
+from rlsd.together import learn_together
 from rlsd.version import __version__
 from rlsd.weights import load_weights
 from rlsd.wrapping import SelfDistilled, accelerate, distill, undistill
@@ -23,23 +26,46 @@ from rlsd.wrapping import SelfDistilled, accelerate, distill, undistill
 __all__ = [
     "KL",
     "MSE",
+    "Adaptive",
+    "Behind",
+    "Best",
+    "Cascade",
     "Checkpoints",
     "Constant",
+    "Disagreement",
     "DistillConfig",
+    "Ema",
+    "Ensemble",
+    "EntropyFloor",
     "EveryStep",
+    "Frozen",
+    "JensenShannon",
+    "Minibatch",
+    "Mixture",
+    "Origin",
+    "Peers",
+    "Phase",
+    "Reborn",
+    "Recent",
+    "Relative",
     "ReplayBuffer",
     "Reservoir",
     "ReturnGate",
     "Schedule",
+    "Selective",
     "SelfDistillation",
     "SelfDistilled",
     "Snapshot",
     "Speed",
     "Stopped",
+    "Stored",
+    "ValueAdvantage",
     "__version__",
     "accelerate",
+    "compress",
     "distill",
     "latest_checkpoint",
+    "learn_together",
     "load_weights",
     "recipe",
     "recipes",

@@ -7,7 +7,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlsd.config import DistillConfig
-from rlsd.recipes import Distill, recipe, resolve
+from rlsd.recipes import Distill, has_values, recipe, resolve
 from rlsd.wrapping import distill
 
 
@@ -27,9 +27,11 @@ class SelfDistillation(BaseCallback):
 
     def __init__(self, recipe: Distill = True, verbose: int = 0, **changes: Any) -> None:
         super().__init__(verbose)
-        self.config = _config(recipe, changes)
+        self._wanted, self._changes = recipe, changes
+        self.config = _config(recipe, changes, values=True)  # what is wrong is said now, not when training begins
 
     def _init_callback(self) -> None:
+        self.config = _config(self._wanted, self._changes, values=has_values(type(self.model)))
         present = getattr(self.model, "distiller", None)
         if present is None:
             distill(self.model, self.config)
@@ -43,9 +45,9 @@ class SelfDistillation(BaseCallback):
         return True
 
 
-def _config(wanted: Distill, changes: dict[str, Any]) -> DistillConfig:
+def _config(wanted: Distill, changes: dict[str, Any], values: bool) -> DistillConfig:
     if isinstance(wanted, str):
-        return recipe(wanted, **changes)
+        return recipe(wanted, values=values, **changes)
     config = resolve(wanted)
     if config is None:
         raise ValueError("recipe must be a recipe's name, a DistillConfig or True, got None")

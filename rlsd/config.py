@@ -55,6 +55,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _number_between(low: float, high: float, low_open: bool) -> str:
+    if low == -math.inf and high == math.inf:
+        return "a finite number"
     if high == math.inf:
         return f"a number {'>' if low_open else '>='} {low:g}"
     return f"a number in {'(' if low_open else '['}{low:g}, {high:g}]"

@@ -8,7 +8,7 @@ applies it. That is the gradient of ``L_RL + beta * D``, and no line of the agen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,11 +26,11 @@ from rlsd.monitoring import Figures
 from rlsd.observations import as_items
 from rlsd.penalty import Penalty
 from rlsd.replay import Replay
-from rlsd.sources import EvaluationSource, source_for
+from rlsd.sources import EvaluationSource, Source, Watched, source_for
 from rlsd.states import States, StateStore
 from rlsd.strength import Dial, Strength
-from rlsd.teachers import Teaching
-from rlsd.timing import Timing
+from rlsd.teachers import Teacher, Teaching, Wants
+from rlsd.timing import Lesson, Timing
 
 #: Sets the distiller's random stream apart from every other that is made from the agent's seed ("rlsd" in ASCII).
 _STREAM = 0x726C7364
@@ -51,17 +51,34 @@ class Distiller:
         self.config = config
         self.actor = actor_for(agent)
         self.teacher = config.teacher.build(self.actor)
+        self.teacher.wants = wants = _wants(config.divergence, config.strength)
+        if wants.value and not self.actor.has_values:
+            raise TypeError(
+                f"a value term or value gate needs an algorithm with state values, and a {type(agent).__name__} has "
+                "none: use PPO, A2C, TRPO or MaskablePPO, or set divergence.value_weight to 0 and leave the gate out"
+            )
+        if wants.spread and type(self.teacher).spread is Teacher.spread:
+            raise TypeError(
+                f"gate 'disagreement' needs a teacher of several members, and {config.teacher.name!r} is one: "
+                "use teacher 'ensemble', 'peers' or 'cascade', or leave the gate out"
+            )
+        config.strength.check(agent, self.actor, config.timing)
         entropy = None if agent.seed is None else [agent.seed, _STREAM]
         store = config.states.build(np.random.SeedSequence(entropy), agent)
+        if self.teacher.watches and not store.offers:
+            raise TypeError(
+                f"teacher {config.teacher.name!r} must see every state that enters, and states {config.states.name!r} "
+                "are read where they lie: use states 'reservoir'"
+            )
         self.source = source_for(agent, self.actor)
-        self.replay = Replay(store, self.actor.family.size)
+        self.replay = Replay(store, self.actor.family.size, wants)
         self.strength = Dial(config.strength)
         self.monitor = Figures(agent.device)
         self.penalty = Penalty(
             self.actor,
             config.divergence,
             config.timing,
-            config.strength.bound,
+            self.strength,
             self.replay,
             self.teacher,
             self.monitor,
@@ -70,6 +87,8 @@ class Distiller:
         self.figures: dict[str, float] = {}
         self._penalizing = False
         self._age: int | None = None  # of the teacher, at the latest update
+        #: What runs beside the agent's own updates, None when nothing does.
+        self.lesson = config.timing.build(self, agent)
 
     @property
     def states(self) -> StateStore:
@@ -100,10 +119,21 @@ class Distiller:
             yield
             return
         try:
-            with self._installed(agent):
+            with self.states.watching(agent), self._installed(agent):
                 yield
+            if self.strength.control is not None:
+                self.strength.control.learn(self.penalty.feedback(agent))
         finally:
             self.penalty.end()
+
+    def after(self, agent: BaseAlgorithm, update: Callable[[], None]) -> None:
+        """Do what is due beside the agent's own updates, after each.
+
+        :param update: runs the agent's own update once more, without a penalty.
+        """
+        if self.lesson is not None:
+            with self.monitor.timed():
+                self.lesson.after(agent, update)
 
     def penalized(self, objective: Tensor) -> Tensor:
         """Return an objective to be maximised, less the penalty. For TRPO, whose step no optimizer makes."""
@@ -119,7 +149,10 @@ class Distiller:
             return returns
         with self.monitor.timed():
             try:
-                return returns - self.penalty.scores(candidates)
+                scores = self.penalty.scores(candidates)
+                if self.strength.control is not None:
+                    self.strength.control.learn(self.penalty.feedback(agent))
+                return returns - scores
             finally:
                 self.penalty.end()
 
@@ -131,18 +164,35 @@ class Distiller:
     def _begin(self, agent: BaseAlgorithm) -> bool:
         """Bring states, teacher and strength up to date, and tell whether the coming update is to be penalised."""
         with self.monitor.timed():
-            self.replay.collect(agent, self.source)
+            new = self.replay.collect(agent, self._watched(agent))
             refreshed = self.teacher.refresh(agent)
+            if self.teacher.ready:
+                looked_at = self.teacher.study(self.states)
+                if looked_at is not None:
+                    self.replay.renew(self.teacher, looked_at)
+                if self.teacher.eager:
+                    self.replay.teach(self.teacher, new)
             self._age = self.teacher.age(agent)
             beta = self.strength.update(agent, refreshed)
             if not self.teacher.ready or self.states.count == 0:
                 return False
             if refreshed and self.actor.family.needs_scale:
                 self.actor.family.calibrate(self.replay.sample_targets(self.teacher))
-            if beta == 0.0:
+            if beta == 0.0 or self.teacher.idle or not self.config.timing.deposits:  # type: ignore[attr-defined]
                 return False
             self.penalty.begin(agent, beta)
             return True
+
+    def _watched(self, agent: BaseAlgorithm) -> Source:
+        watchers: list[Teacher | Lesson] = [self.teacher] if self.teacher.watches else []
+        if self.lesson is not None and self.lesson.watches:
+            watchers.append(self.lesson)
+
+        def show(states: dict[str, np.ndarray]) -> None:
+            for watcher in watchers:
+                watcher.met(agent, states)
+
+        return Watched(self.source, show) if watchers else self.source
 
     @contextmanager
     def _installed(self, agent: BaseAlgorithm) -> Iterator[None]:
@@ -167,6 +217,8 @@ class Distiller:
             "distill/states": float(self.states.count),
             "distill/skipped_nonfinite": float(self.penalty.dropped) + self.states.rejected,
             "time/distill_fraction": self.monitor.fraction(),
+            **{f"distill/{key}": value for key, value in self.teacher.figures().items()},
+            **{f"distill/{key}": value for key, value in (self.lesson.figures() if self.lesson else {}).items()},
         }
 
     def log(self, agent: BaseAlgorithm) -> None:
@@ -181,7 +233,8 @@ class Distiller:
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the distillation's state, by name."""
         out = {f"teacher/{name}": tensor for name, tensor in self.teacher.tensors().items()}
-        return out | {f"replay/{name}": tensor for name, tensor in self.replay.tensors().items()}
+        out |= {f"replay/{name}": tensor for name, tensor in self.replay.tensors().items()}
+        return out | {f"lesson/{n}": tensor for n, tensor in (self.lesson.tensors() if self.lesson else {}).items()}
 
     def state(self) -> dict[str, Any]:
         """Return the rest of the state as plain data."""
@@ -192,6 +245,7 @@ class Distiller:
             "teacher": self.teacher.state(),
             "replay": self.replay.state(),
             "strength": self.strength.state(),
+            "lesson": self.lesson.state() if self.lesson else {},
         }
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -199,7 +253,7 @@ class Distiller:
 
         :raises ValueError: when it is another configuration's, or does not fit the agent.
         """
-        parts: dict[str, dict[str, Tensor]] = {"teacher": {}, "replay": {}}
+        parts: dict[str, dict[str, Tensor]] = {"teacher": {}, "replay": {}, "lesson": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
             parts.setdefault(part, {})[rest] = tensor
@@ -208,6 +262,8 @@ class Distiller:
             self.replay.load(parts["replay"], state["replay"])
             self._check_states(agent)
             self.strength.load(state["strength"])
+            if self.lesson is not None:
+                self.lesson.load(agent, parts["lesson"], state["lesson"])
             self.penalty.load(state["penalty"])
             self.source.load(state["source"])
             self.actor.family.load(state["family"])
@@ -218,8 +274,17 @@ class Distiller:
     def _check_states(self, agent: BaseAlgorithm) -> None:
         """Raise when the states taken up are none of this agent's."""
         expected = as_items(get_obs_shape(agent.observation_space))
-        stored = self.states.tensors()
+        stored = self.states.examples()
         found = {key: tuple(stored[key].shape[1:]) for key in expected.keys() & stored.keys()}
         if stored and found != expected:
             shapes = {key: tuple(tensor.shape[1:]) for key, tensor in stored.items()}
             raise ValueError(f"the saved states do not fit this agent: {shapes} found, {expected} expected")
+
+
+def _wants(divergence: Divergence, strength: Strength) -> Wants:
+    """Return what the other answers need of the teacher besides its action distribution."""
+    return Wants(
+        value=divergence.value_weight > 0.0 or any(gate.wants_value for gate in strength.gates),
+        spread=any(gate.wants_spread for gate in strength.gates),
+        product=getattr(divergence, "direction", "forward") == "reverse",
+    )

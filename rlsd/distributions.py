@@ -54,9 +54,58 @@ class Family(ABC):
     def values(self, p: Tensor) -> Tensor:
         """Return what a mean squared error compares: probabilities, means, actions or Q-values, ``(batch, n)``."""
 
+    @abstractmethod
+    def mixture(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return one distribution that stands for several when a student ``q`` is pulled to all of them.
+
+        ``sum_i w_i KL(member_i || q)`` and ``KL(mixture || q)`` have the same gradient in ``q``: exactly, also for
+        Gaussians, where the mixture's first two moments are all that counts.
+
+        :param members: normalised parameters, ``(k, batch, size)``.
+        :param weights: ``(k,)``, at least 0, with sum 1.
+        """
+
+    @abstractmethod
+    def product(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the normalised geometric mean of several distributions, ``(batch, size)``.
+
+        ``sum_i w_i KL(q || member_i)`` and ``KL(q || product)`` have the same gradient in ``q``.
+
+        :param members: normalised parameters, ``(k, batch, size)``.
+        :param weights: ``(k,)``, at least 0, with sum 1.
+        """
+
+    @abstractmethod
+    def breadth(self, p: Tensor) -> Tensor:
+        """Return for each state, ``(batch,)``, how much is left to chance: 0 for nothing, near 1 at the start.
+
+        It rises and falls with the entropy, and means the same whatever the number of actions or dimensions.
+        """
+
+    def spread(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return how far several distributions differ for each state in nats, ``(batch,)``: 0 where all are equal.
+
+        The generalised Jensen-Shannon divergence (Lin 1991, equation 5.1), ``sum_i w_i KL(member_i || mixture)``. For
+        independent choices it is summed over them, as KL is, and no more than ``log(k)`` for each.
+
+        A mixture of normals has no closed form, so theirs is the normal with its means and variances. That gives
+        ``H(that normal) - sum_i w_i H(member_i)``, an upper bound, since no density of a variance has a larger entropy;
+        it grows with the logarithm of the distance. (Nielsen 2019 takes the geometric mean for the mixture: closed too,
+        but growing with the square of the distance, as KL does.)
+
+        :param members: parameters, ``(k, batch, size)``.
+        :param weights: ``(k,)``, at least 0, with sum 1.
+        """
+        return torch.einsum("k,kb->b", weights.to(members), self.kl(members, self.mixture(members, weights)))
+
     def normalized(self, p: Tensor) -> Tensor:
         """Return ``p`` in the form in which targets are stored."""
         return p
+
+    @property
+    def unit(self) -> float:
+        """What one nat counts in :meth:`kl`: 1, but for families whose parameters have a scale of the task's own."""
+        return 1.0
 
     def calibrate(self, p: Tensor) -> None:  # noqa: B027 - most families have a scale
         """Take the scale of a teacher's answers ``p``, for families whose parameters have no scale of their own."""
@@ -78,6 +127,7 @@ class Categorical(Family):
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__(sum(sizes))
         self.sizes = sizes
+        self._most = sum(math.log(n) for n in sizes)
 
     def _log_probs(self, p: Tensor) -> list[Tensor]:
         if len(self.sizes) == 1:
@@ -100,6 +150,19 @@ class Categorical(Family):
 
     def values(self, p: Tensor) -> Tensor:  # noqa: D102
         return self.normalized(p).exp()
+
+    def mixture(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the logarithm of the mean probabilities."""
+        log_weights = weights.log().view(-1, 1, 1)
+        return torch.logsumexp(torch.stack([self.normalized(p) for p in members]) + log_weights, dim=0)
+
+    def product(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the normalised mean of the logarithms."""
+        return self.normalized(_mean(torch.stack([self.normalized(p) for p in members]), weights))
+
+    def breadth(self, p: Tensor) -> Tensor:
+        """Return the entropy as a share of that of choosing blindly, 0..1."""
+        return self.entropy(p) / (self._most or 1.0)
 
     def normalized(self, p: Tensor) -> Tensor:
         """Return log-probabilities, which are logits too."""
@@ -126,6 +189,20 @@ class Bernoulli(Family):
 
     def values(self, p: Tensor) -> Tensor:  # noqa: D102
         return p.sigmoid()
+
+    def mixture(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the logits of the mean probabilities."""
+        log_weights = weights.log().view(-1, 1, 1)
+        on = torch.logsumexp(F.logsigmoid(members) + log_weights, dim=0)
+        return on - torch.logsumexp(F.logsigmoid(-members) + log_weights, dim=0)
+
+    def product(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the mean logits."""
+        return _mean(members, weights)
+
+    def breadth(self, p: Tensor) -> Tensor:
+        """Return the entropy as a share of that of choosing blindly, 0..1."""
+        return self.entropy(p) / (self.size * math.log(2.0))
 
 
 class Gaussian(Family):
@@ -169,6 +246,24 @@ class Gaussian(Family):
     def values(self, p: Tensor) -> Tensor:  # noqa: D102
         return p[..., : self.dim]
 
+    def mixture(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the normal distribution with the mixture's means and variances."""
+        means, log_stds = members.split(self.dim, dim=-1)
+        mean = _mean(means, weights)
+        variance = _mean((2 * log_stds).exp() + (means - mean).square(), weights)
+        return torch.cat([mean, 0.5 * variance.log()], dim=-1)
+
+    def product(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the normal distribution with the mean precision, and the means weighted by precision."""
+        means, log_stds = members.split(self.dim, dim=-1)
+        precisions = (-2 * log_stds).exp()
+        precision = _mean(precisions, weights)
+        return torch.cat([_mean(means * precisions, weights) / precision, -0.5 * precision.log()], dim=-1)
+
+    def breadth(self, p: Tensor) -> Tensor:
+        """Return the geometric mean of the standard deviations. SB3's policies begin near 1; it has no upper end."""
+        return p[..., self.dim :].mean(-1).exp()
+
 
 class Point(Family):
     """One action a state, without a spread (deterministic actors); parameters are the action, scaled to -1..1.
@@ -200,6 +295,23 @@ class Point(Family):
     def values(self, p: Tensor) -> Tensor:  # noqa: D102
         return p
 
+    def mixture(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the mean action, from which a squared error has the gradient of that from all members."""
+        return _mean(members, weights)
+
+    def product(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the mean action."""
+        return _mean(members, weights)
+
+    def breadth(self, p: Tensor) -> Tensor:
+        """Return zero, as :meth:`entropy`."""
+        return self.entropy(p)
+
+    def spread(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return that of normals of the same small spread around the actions."""
+        variances = _mean((members - _mean(members, weights)).square(), weights)
+        return 0.5 * torch.log1p(variances / self.SPREAD**2).sum(-1)
+
 
 class QValues(Categorical):
     """The values of discrete actions, acted on greedily; parameters are Q-values.
@@ -218,6 +330,11 @@ class QValues(Categorical):
     def __init__(self, n: int) -> None:
         super().__init__((n,))
         self.tau = 1.0
+        self._choice = Categorical((n,))
+
+    @property
+    def unit(self) -> float:  # noqa: D102
+        return self.tau
 
     def calibrate(self, p: Tensor) -> None:  # noqa: D102
         self.tau = max(float(p.std(dim=-1, correction=0).mean()), self.SMALLEST)
@@ -235,8 +352,25 @@ class QValues(Categorical):
         """Return ``p``: a squared error needs the values as they are."""
         return p
 
+    def mixture(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the mean values: members are averaged where they can be compared, not as probabilities."""
+        return _mean(members, weights)
+
+    def product(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return the mean values, whose ``softmax(Q / tau)`` is the geometric mean of the members'."""
+        return _mean(members, weights)
+
+    def spread(self, members: Tensor, weights: Tensor) -> Tensor:
+        """Return that of the members' ``softmax(Q / tau)``, in nats."""
+        return self._choice.spread(members / self.tau, weights)
+
     def state(self) -> dict[str, float]:  # noqa: D102
         return {"tau": self.tau}
 
     def load(self, state: Mapping[str, float]) -> None:  # noqa: D102
         self.tau = float(state["tau"])
+
+
+def _mean(members: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean of ``(k, batch, n)``, ``(batch, n)``."""
+    return torch.einsum("k,kbn->bn", weights.to(members), members)

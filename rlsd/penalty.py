@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
-from rlsd.actors import Actor, RandomSearchActor
+from rlsd import mlp
+from rlsd.actors import Actor, ActorCritic, RandomSearchActor
 from rlsd.deposit import acting_as_evaluated
 from rlsd.divergences import Divergence
+from rlsd.gates import Situation
 from rlsd.monitoring import Figures
 from rlsd.observations import Normalization, Observations
 from rlsd.replay import Batch, Replay
+from rlsd.strength import Dial, Feedback
 from rlsd.teachers import Teacher
 from rlsd.timing import Timing
 
@@ -25,7 +28,8 @@ class Penalty:
     :param actor: the adapter to the agent's way of acting.
     :param divergence: by what measure of difference.
     :param timing: at which gradient steps.
-    :param bound: the largest norm of the gradient, where SB3 does not clip the sum.
+    :param dial: the strength; of it, the gates that decide state by state and the largest norm of the gradient, where
+        SB3 does not clip the sum.
     :param replay: minibatches with the teacher's answers.
     :param teacher: who gives them.
     :param monitor: takes the figures.
@@ -36,44 +40,59 @@ class Penalty:
         actor: Actor,
         divergence: Divergence,
         timing: Timing,
-        bound: float,
+        dial: Dial,
         replay: Replay,
         teacher: Teacher,
         monitor: Figures,
     ) -> None:
-        self.actor, self.divergence, self.timing, self.bound = actor, divergence, timing, bound
+        self.actor, self.divergence, self.timing, self.dial = actor, divergence, timing, dial
         self.replay, self.teacher, self.monitor = replay, teacher, monitor
         #: Gradient steps of the actor while there was something to learn, and how many of them carried a penalty.
         self.steps = 0
         self.deposits = 0
+        #: Minibatches drawn; more than deposits where some held no state on which the student is held.
+        self.drawn = 0
         #: Gradients that were not finite and were dropped.
         self.dropped = torch.zeros((), device=replay.store.device)
         self._expected = 1  # deposits in the coming update: as many as in the last
         self._begun_at = 0
         self._look_at = 0
         self._weight = 1
+        self._shrunk = torch.ones((), device=replay.store.device)  # what the bound left of the latest gradient
 
     def begin(self, agent: BaseAlgorithm, beta: float) -> None:
         """Prepare for an update of the agent at strength ``beta``."""
-        self._expected = max(self.deposits - self._begun_at, 1)
-        self._begun_at = self.deposits
+        self._expected = max(self.drawn - self._begun_at, 1)
+        self._begun_at = self.drawn
         # Looked at closely once an update, in its middle: at its start a fresh teacher still equals its student.
         self._look_at = self.deposits + self._expected // 2
         self._beta = beta
+        self._divergences: list[Tensor] = []
+        self._ratio: Tensor | None = None
         self._clipped = getattr(agent, "max_grad_norm", None) is not None
         self._module = self.actor.module(agent.policy)
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         self._modules = list(self._module.modules())
         self._normalization = Normalization.of(agent)
+        plain = type(self.actor) is ActorCritic and not self.replay.wants.value
+        self._by_hand = mlp.of(agent.policy) if plain else None
         self.replay.begin(self.teacher, self._expected)
+
+    def feedback(self, agent: BaseAlgorithm) -> Feedback:
+        """Return how the update went that has just ended. Waits for the device."""
+        mean = float(torch.stack(self._divergences).mean()) if self._divergences else None
+        ratio = None if self._ratio is None else float(self._ratio)
+        return Feedback(mean, _policy_loss(agent), ratio)
 
     def end(self) -> None:
         """Let go of the agent."""
-        del self._module, self._parameters, self._modules, self._normalization
+        del self._module, self._parameters, self._modules, self._normalization, self._by_hand
 
     def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
         """Return the gradient to deposit at this gradient step, by parameter; nothing when this step gets none."""
         with self.monitor.timed():
+            if self._by_hand is not None:
+                return self._gradients_by_hand(self._by_hand)
             loss = self.loss()
             if loss is None:
                 return ()
@@ -82,19 +101,81 @@ class Penalty:
 
     def loss(self) -> Tensor | None:
         """Return ``beta * D``, with its graph, for this gradient step; None when this step gets none."""
+        batch = self._next()
+        if batch is None:
+            return None
+        with acting_as_evaluated(self._modules), torch.enable_grad():
+            seen = self._seen(batch)
+            student = self.actor.parameters(self._module, seen)
+            values = self.actor.values(self._module, seen) if batch.values is not None else None
+            return self._difference(batch, student, values)
+
+    def _gradients_by_hand(self, network: mlp.ActorMLP) -> Sequence[tuple[nn.Parameter, Tensor]]:
+        """Return what :meth:`gradients` does, with autograd for the divergence alone: the network is a perceptron."""
+        batch = self._next()
+        if batch is None:
+            return ()
+        with torch.enable_grad():
+            student = network.forward(cast(Tensor, self._seen(batch))).requires_grad_()
+            loss = self._difference(batch, student, None)
+            (slope,) = torch.autograd.grad(loss, student)
+        gradients = network.backward(slope)
+        flat = gradients[0][1]._base
+        if not self._clipped or flat is None:
+            return self._bounded(gradients)
+        finite = torch.isfinite(torch.linalg.vector_norm(flat))
+        self.dropped += ~finite
+        flat.masked_fill_(~finite, 0.0)
+        return gradients
+
+    def _next(self) -> Batch | None:
+        """Return the minibatch of this gradient step, None when there is none."""
         self._weight = self.timing.weight(self.steps)
         self.steps += 1
         if self._weight == 0:
             return None
-        batch = self.replay.next(self.teacher)
-        with acting_as_evaluated(self._modules), torch.enable_grad():
-            student = self.actor.parameters(self._module, self._seen(batch))
-            divergence = self.divergence(self.actor.family, batch.targets, student).mean()
-        self._note(divergence)
+        self.drawn += 1
+        return self.replay.next(self.teacher)
+
+    def _difference(self, batch: Batch, student: Tensor, values: Tensor | None) -> Tensor:
+        """Return the loss of this gradient step, and take note of it.
+
+        :param student: the student's parameters on the states.
+        :param values: its values of them, where they count.
+        """
+        loss, divergence = self._loss_at_1(batch, student, values)
+        self._note(divergence, loss)
         if self.deposits == self._look_at:
             self._look(batch.targets, student.detach())
         self.deposits += 1
-        return divergence * (self._beta * self._weight)
+        return loss * (self._beta * self._weight)
+
+    def _loss_at_1(self, batch: Batch, student: Tensor, values: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the loss at strength 1, and the mean divergence."""
+        per_state = self.divergence(self.actor.family, batch.targets, student)
+        loss = per_state
+        if batch.values is not None and values is not None and self.divergence.value_weight:
+            loss = loss + self.divergence.value_weight * (batch.values - values).square()
+        weights = self._weights(batch, student, values)
+        divergence = per_state.mean()
+        if weights is not None:
+            return (weights * loss).mean(), divergence
+        return (divergence if loss is per_state else loss.mean()), divergence
+
+    def _weights(self, batch: Batch, student: Tensor, values: Tensor | None) -> Tensor | None:
+        """Return the weight of each state, ``(batch,)``, None for 1 everywhere."""
+        if not self.dial.per_state:
+            return batch.hold
+        seen_values = None if values is None else values.detach()
+        situation = Situation(
+            self.actor.family, batch.targets, student.detach(), batch.values, seen_values, batch.spread
+        )
+        with torch.no_grad():
+            weights = self.dial.weights(situation)
+        if weights is None:
+            return batch.hold
+        self.monitor.add("open", weights.mean())
+        return weights if batch.hold is None else weights * batch.hold
 
     def term(self) -> Tensor | None:
         """Return :meth:`loss` for an objective that is differentiated elsewhere; None also when it is not finite."""
@@ -109,17 +190,23 @@ class Penalty:
     def scores(self, candidates: Tensor) -> Tensor:
         """Return ``beta * D`` of each ARS candidate, ``(candidates,)``, from weights ``(candidates, weights)``."""
         assert isinstance(self.actor, RandomSearchActor)
+        self.steps += 1
+        self.drawn += 1
         batch = self.replay.next(self.teacher)
+        if batch is None:
+            return torch.zeros(len(candidates), device=candidates.device)
         seen = self._seen(batch)
         with torch.no_grad(), acting_as_evaluated(self._modules):
             answers = self.actor.candidates(self._module, seen)(candidates)
-            divergences = torch.stack([self.divergence(self.actor.family, batch.targets, a).mean() for a in answers])
-            self._look(batch.targets, self.actor.parameters(self._module, seen))
+            student = self.actor.parameters(self._module, seen)
+            weights = self._weights(batch, student, None)
+            parts = torch.stack([self.divergence(self.actor.family, batch.targets, a) for a in answers])
+            divergences = (parts if weights is None else parts * weights).mean(-1)
+            self._look(batch.targets, student)
         finite = torch.isfinite(divergences)
         self.dropped += (~finite).sum()
         divergences = torch.where(finite, divergences, 0.0)
-        self._note(divergences.mean())
-        self.steps += 1
+        self._note(divergences.mean(), divergences.mean())
         self.deposits += 1
         return self._beta * divergences
 
@@ -131,20 +218,24 @@ class Penalty:
     def ratio(self, deposited: Tensor, own: Tensor) -> None:
         """Take note of the norms of the deposited gradient and of the agent's own, on the same parameters."""
         # A stride deposits several steps' worth at once; the figure is for one.
-        self.monitor.add("grad_ratio", deposited / self._weight / (own + 1e-12))
+        ratio = deposited / self._weight / (own + 1e-12)
+        self.monitor.add("grad_ratio", ratio)
+        self._ratio = ratio / (self._beta * self._shrunk)
 
     def state(self) -> dict[str, Any]:
         """Return the counters as plain data."""
         return {
             "steps": self.steps,
             "deposits": self.deposits,
+            "drawn": self.drawn,
             "begun_at": self._begun_at,
             "dropped": float(self.dropped),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` returned."""
-        self.steps, self.deposits, self._begun_at = (int(state[key]) for key in ("steps", "deposits", "begun_at"))
+        self.steps, self.deposits = int(state["steps"]), int(state["deposits"])
+        self.drawn, self._begun_at = int(state["drawn"]), int(state["begun_at"])
         self.dropped.fill_(float(state["dropped"]))
 
     def _seen(self, batch: Batch) -> Observations:
@@ -162,15 +253,27 @@ class Penalty:
         self.dropped += ~finite
         if self._clipped:
             return [(p, torch.where(finite, g, 0.0)) for p, g in gradients]
-        scale = (self.bound * self._weight / (norm + 1e-12)).clamp(max=1.0)
+        scale = self._shrunk = (self.dial.strength.bound * self._weight / (norm + 1e-12)).clamp(max=1.0)
         return [(p, torch.where(finite, g * scale, 0.0)) for p, g in gradients]
 
-    def _note(self, divergence: Tensor) -> None:
+    def _note(self, divergence: Tensor, loss: Tensor) -> None:
         self.monitor.add("kl", divergence)
-        self.monitor.add("loss", divergence * self._beta)
+        self.monitor.add("loss", loss * self._beta)
+        if self.dial.control is not None:
+            self._divergences.append(divergence.detach())
 
     def _look(self, teacher: Tensor, student: Tensor) -> None:
         family = self.actor.family
         self.monitor.add("agreement", family.agreement(teacher, student).mean())
         self.monitor.add("teacher_entropy", family.entropy(teacher).mean())
         self.monitor.add("student_entropy", family.entropy(student).mean())
+
+
+#: Under which key an algorithm logs the loss that trains what acts.
+_LOSSES = ("policy_gradient_loss", "policy_loss", "policy_objective", "actor_loss", "loss")
+
+
+def _policy_loss(agent: BaseAlgorithm) -> float | None:
+    logged = agent.logger.name_to_value
+    key = next((key for key in (f"train/{name}" for name in _LOSSES) if key in logged), None)
+    return None if key is None else float(logged[key])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,10 @@ class Source(ABC):
     def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:
         """Give the new states, some at a time."""
 
+    def shared(self, agent: Any) -> Source:
+        """Return a source that hands over the new states, once more to everyone who asks, and count them as taken."""
+        return _Handed(list(self.take(agent)))
+
     def recorder(self, agent: BaseAlgorithm) -> BaseCallback | None:
         """Return the callback that must watch the coming rollout, None when the agent's buffer holds all we need."""
         return None
@@ -40,6 +44,39 @@ class Source(ABC):
 
     def load(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most sources have nothing to remember
         """Take up what :meth:`state` returned."""
+
+
+class _Handed(Source):
+    """States that were taken from another source, for several to look at."""
+
+    def __init__(self, chunks: list[dict[str, np.ndarray]]) -> None:
+        self._chunks = chunks
+
+    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:
+        yield from self._chunks
+
+
+class Watched(Source):
+    """A source that shows all it hands over to somebody else as well.
+
+    :param source: the source itself.
+    :param watcher: is shown the states, as :meth:`Source.take` gives them.
+    """
+
+    def __init__(self, source: Source, watcher: Callable[[dict[str, np.ndarray]], None]) -> None:
+        self._source, self._watcher = source, watcher
+
+    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
+        for states in self._source.take(agent):
+            self._watcher(states)
+            yield states
+
+    def shared(self, agent: Any) -> Source:
+        """Return what the source itself would, once its states were shown."""
+        shared = self._source.shared(agent)
+        for states in shared.take(agent):
+            self._watcher(states)
+        return shared
 
 
 def source_for(agent: BaseAlgorithm, actor: Actor) -> Source:
@@ -108,6 +145,10 @@ class ReplaySource(Source):
             return np.arange(first, buffer.pos)
         return np.concatenate([np.arange(first, buffer.buffer_size), np.arange(buffer.pos)])
 
+    def shared(self, agent: Any) -> Source:
+        """Return a source of the same new rows of the buffer: nothing is copied before somebody takes it."""
+        return _Rows(self.rows(agent))
+
     def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
         items = as_items(agent.replay_buffer.observations)
         rows = self.rows(agent)
@@ -121,6 +162,17 @@ class ReplaySource(Source):
     def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
         self._taken = None if state["taken"] is None else int(state["taken"])
         self._mark = int(state["mark"])
+
+
+class _Rows(ReplaySource):
+    """Some rows of a replay buffer, for several to look at."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def rows(self, agent: Any) -> np.ndarray:
+        return self._rows
 
 
 def _mark(buffer: Any, row: int) -> int:

@@ -2,19 +2,71 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
 
 from rlsd.config import Answer, integer
+
+
+class Lesson(ABC):
+    """What is learned from the teacher beside the agent's own updates: in a phase of its own, or by another student."""
+
+    #: Whether it is shown the states that the agent meets.
+    watches = False
+
+    def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:  # noqa: B027 - most do not care
+        """Take note of raw states that the agent has just met, ``(n, *shape)`` by key, where :attr:`watches` is set.
+
+        Called before each of the agent's own updates, while its buffers are as the rollout left them.
+        """
+
+    @abstractmethod
+    def after(self, agent: BaseAlgorithm, update: Callable[[], None]) -> None:
+        """Do what is due, after each of the agent's own updates.
+
+        :param update: runs the agent's own update once more, on what it has collected, without a penalty.
+        """
+
+    def figures(self) -> dict[str, float]:
+        """Return what TensorBoard is to show of it."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return its tensors by name."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Return the rest of its state as plain data."""
+        return {}
+
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take up what :meth:`tensors` and :meth:`state` returned."""
 
 
 @dataclass(frozen=True)
 class Timing(Answer, question="timing"):
     """A rule that says at which gradient steps the penalty is deposited, and with what weight."""
 
+    #: Whether any gradient step of the agent's own gets a penalty.
+    deposits: ClassVar[bool] = True
+
     @abstractmethod
     def weight(self, step: int) -> int:
         """Return the factor on the strength at the actor's gradient step number ``step``, 0 for no deposit."""
+
+    def build(self, distiller: Any, agent: BaseAlgorithm) -> Lesson | None:
+        """Make what runs beside the agent's own updates, None when nothing does.
+
+        :param distiller: the :class:`Distiller` of the agent, whole but for this.
+        :raises TypeError: when the agent has no use for it.
+        """
+        return None
 
 
 @dataclass(frozen=True)

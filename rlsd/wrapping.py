@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -63,11 +64,12 @@ def distill(agent: AgentT, distill: Distill = True) -> AgentT:
     """
     if not isinstance(agent, BaseAlgorithm):
         raise TypeError(f"distill takes an SB3 agent, got {agent!r}")
-    config = resolve(distill)
+    config = resolve(distill, type(agent))
     if config is None:
         raise ValueError("distill must be a recipe's name, a DistillConfig or True, got None: see undistill")
     with _as_trained(agent):
         distiller = Distiller(config, agent)  # before anything changes: it may refuse
+        distiller.teacher.begin(agent)
     agent.__class__ = SelfDistilled(type(agent))
     agent._distill_config = config  # type: ignore[attr-defined]
     agent.distiller = distiller  # type: ignore[attr-defined]
@@ -135,10 +137,12 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             rollout_device: str | torch.device | None = None,
             **kwargs: Any,
         ) -> None:
-            self._distill_config = resolve(distill)
+            self._distill_config = resolve(distill, base)
             self._acceleration = _wanted(speed, rollout_device)
             self.distiller = None
             super().__init__(*args, **kwargs)
+            if self.distiller is not None:
+                self.distiller.teacher.begin(self)
 
         def _setup_model(self) -> None:
             super()._setup_model()
@@ -172,11 +176,16 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
 
         def train(self, *args: Any, **kwargs: Any) -> None:
             with nullcontext() if self.distiller is None else self.distiller.armed(self):
-                speed = NOTHING if self.accelerator is None else self.accelerator.speed
-                if speed.own_update and update.can_own(self):
-                    update.train(self, exact=not speed.fused_adam)
-                else:
-                    super().train(*args, **kwargs)
+                self._update(*args, **kwargs)
+            if self.distiller is not None:
+                self.distiller.after(self, functools.partial(self._update, *args, **kwargs))
+
+        def _update(self, *args: Any, **kwargs: Any) -> None:
+            speed = NOTHING if self.accelerator is None else self.accelerator.speed
+            if speed.own_update and update.can_own(self):
+                update.train(self, exact=not speed.fused_adam)
+            else:
+                super().train(*args, **kwargs)
 
         def dump_logs(self, *args: Any, **kwargs: Any) -> None:
             if self.distiller is not None:
@@ -202,16 +211,18 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             path = checkpoint.existing(path)
             saved = checkpoint.read(path, base)
             if "distill" in kwargs:
-                config = resolve(kwargs.pop("distill"))
+                config = resolve(kwargs.pop("distill"), base)
                 same = saved is not None and saved.answers(config)
             else:
-                config = resolve(True) if saved is None else saved.config()
+                config = resolve(True, base) if saved is None else saved.config()
                 same = saved is not None
             # SB3's load puts keywords into the agent before it sets the model up, where the distiller is made.
             kwargs |= {"_distill_config": config, "_acceleration": acceleration}
             agent = super().load(path, env, device, **kwargs)
             if saved is not None and same and agent.distiller is not None:
                 saved.restore(agent.distiller, agent)
+            elif agent.distiller is not None:
+                agent.distiller.teacher.begin(agent)
             return agent
 
         def __reduce__(self) -> Any:
@@ -236,7 +247,9 @@ def _special_ways(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
     def _do_one_update(self: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
         """ARS: a boundary, before the candidates are drawn."""
         announce_boundary(callback)
-        return super(cls, self)._do_one_update(callback, *args, **kwargs)
+        super(cls, self)._do_one_update(callback, *args, **kwargs)
+        if self.distiller is not None:
+            self.distiller.after(self, _no_update)
 
     def _trigger_callback(self: Any, locals_: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """ARS: called at each step of a candidate's episodes, for one environment after the other."""
@@ -263,6 +276,10 @@ def _special_ways(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
     if hasattr(base, "evaluate_candidates"):
         ways += (_update_current_progress_remaining,)
     return {way.__name__: way for way in ways if hasattr(base, way.__name__)}
+
+
+def _no_update() -> None:
+    """ARS has no update of its own that could run on another student."""
 
 
 def announce_boundary(callback: BaseCallback) -> None:

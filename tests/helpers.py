@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agents import IMAGE_CHW, VECTOR, TinyEnv
+from agents import (
+    IMAGE_CHW,
+    VECTOR,
+    TinyEnv,
+    copied,
+    differences,
+    distillation_state,
+    scramble,
+    training_state,
+)
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import (
@@ -21,6 +30,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+import rlsd
 from rlsd.sources import Source
 
 OBSERVATION_SPACES: dict[str, spaces.Space] = {
@@ -168,6 +178,16 @@ def small_agent(name: str, env: Any = None, wrap: Any = None, seed: int = 0, **c
     cls = cls if wrap is None else wrap(cls)
     env = vec_env(action_space=actions) if env is None else env
     return cls(changes.pop("policy", policy), env, seed=seed, device="cpu", **copy.deepcopy(settings | changes))
+
+
+def check_goes_on_as_if_never_stopped(agent: Any, folder: Any, steps: int) -> None:
+    """Save an agent and train it on; the same, resumed by what could be a new process, must end alike, bit for bit."""
+    rlsd.save_checkpoint(agent, folder)
+    agent.learn(steps, reset_num_timesteps=False)
+    expected = copied((training_state(agent), distillation_state(agent)))
+    scramble()
+    again = rlsd.resume(folder).learn(steps, reset_num_timesteps=False)
+    assert not differences(expected, (training_state(again), distillation_state(again)))
 
 
 class Handing(Source):

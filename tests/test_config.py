@@ -25,10 +25,19 @@ from rlsd import (
     Snapshot,
 )
 from rlsd.config import _REGISTRY, QUESTIONS, nearest
+from rlsd.divergences import JensenShannon
+from rlsd.gates import Behind, Disagreement, EntropyFloor, ValueAdvantage
+from rlsd.states import Minibatch, Mixture, Recent
+from rlsd.strength import Adaptive, Relative
+from rlsd.students import Phase, Reborn
+from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Selective, Stored
 
 positive = st.floats(0, 1e300, exclude_min=True)
 weights = st.floats(0, 1e300)
 counts = st.integers(1, 10**12)
+finite = st.floats(-1e300, 1e300)
+above_one = st.floats(1, 1e300, exclude_min=True)
+sizes = st.sampled_from(["loss", "gradient"])
 shapes = st.sampled_from(["linear", "cosine", "exponential"])
 gates = st.lists(st.builds(ReturnGate, st.floats(0, 1), st.floats(0, 1, exclude_min=True)), max_size=2)
 
@@ -37,12 +46,65 @@ ANSWERS: dict[type, st.SearchStrategy] = {
     Snapshot: st.builds(Snapshot, every=counts),
     Reservoir: st.tuples(counts, counts).map(lambda both: Reservoir(capacity=max(both), batch_size=min(both))),
     ReplayBuffer: st.builds(ReplayBuffer, counts),
+    Ema: st.builds(Ema, st.floats(0, 1), counts),
+    Best: st.builds(Best, counts, st.integers(2, 10**6), st.integers(0, 10**12)),
+    Ensemble: st.builds(Ensemble, counts, counts),
+    Stored: st.builds(Stored, counts),
+    Origin: st.builds(Origin),
+    Frozen: st.one_of(
+        st.builds(Frozen, st.text(min_size=1), vecnormalize=st.text()),
+        st.builds(Frozen, agent=st.text(min_size=1)),
+    ),
+    Cascade: st.builds(Cascade, counts, above_one, weights, weights),
+    Peers: st.builds(Peers, st.text(min_size=1), counts),
+    Recent: st.tuples(counts, counts).map(lambda both: Recent(capacity=max(both), batch_size=min(both))),
+    Selective: st.builds(Selective, counts, st.floats(0, 1, exclude_min=True), counts, st.floats(0, 1)),
+    Minibatch: st.builds(Minibatch),
+    Mixture: st.lists(st.tuples(st.builds(ReplayBuffer, counts), positive), min_size=2, max_size=4).map(
+        lambda pairs: Mixture(parts=[part for part, _ in pairs], shares=[share for _, share in pairs])
+    ),
     KL: st.builds(KL, st.sampled_from(["forward", "reverse"]), positive, weights, weights),
-    MSE: st.builds(MSE),
+    JensenShannon: st.builds(
+        JensenShannon, st.floats(0, 1, exclude_min=True, exclude_max=True), positive, value_weight=weights
+    ),
+    MSE: st.builds(MSE, value_weight=weights),
     Constant: st.builds(Constant, st.floats(0, 1e300), gates=gates, bound=positive),
     Schedule: st.builds(Schedule, positive, end=positive, shape=shapes, gates=gates, bound=positive),
+    Adaptive: st.tuples(positive, positive, positive)
+    .map(sorted)
+    .flatmap(
+        lambda three: st.builds(
+            Adaptive, positive, st.just(three[1]), above_one, st.floats(1, 1e300), st.just(three[0]), st.just(three[2])
+        )
+    ),
+    Relative: st.tuples(positive, positive, positive)
+    .map(sorted)
+    .flatmap(
+        lambda three: st.builds(
+            Relative, positive, sizes, st.just(three[1]), st.just(three[0]), st.just(three[2]), counts, gates=gates
+        )
+    ),
     EveryStep: st.builds(EveryStep, counts),
+    Phase: st.builds(Phase, counts, counts, positive, counts),
+    Reborn: st.builds(
+        Reborn,
+        every=st.integers(100, 10**12),
+        mode=st.sampled_from(["sequential", "parallel"]),
+        kind=st.sampled_from(["fresh", "last_layers", "shrink_and_perturb"]),
+        steps=counts,
+        kl_bound=positive,
+        value_weight=weights,
+        over=st.integers(1, 100),
+        shrink=st.floats(0, 1),
+        perturb=weights,
+    ),
     ReturnGate: st.builds(ReturnGate, st.floats(0, 1), st.floats(0, 1, exclude_min=True)),
+    Behind: st.tuples(finite, finite).filter(lambda two: two[0] != two[1]).map(lambda two: Behind(max(two), min(two))),
+    ValueAdvantage: st.builds(ValueAdvantage, weights, positive),
+    Disagreement: st.tuples(weights, weights)
+    .filter(lambda two: two[0] != two[1])
+    .map(lambda two: Disagreement(min(two), max(two))),
+    EntropyFloor: st.builds(EntropyFloor, weights, positive),
 }
 
 
@@ -178,8 +240,8 @@ def test_changes_replace_whole_answers_or_with_dotted_keys_single_fields(changes
         ({5: 1}, "unknown key 5 = 1; known: teacher"),
         ({"teacher": {"evry": 5}}, "unknown key teacher.evry = 5 for 'snapshot'; did you mean 'every'? known: every"),
         ({"teacher": "snapshoot"}, "unknown teacher 'snapshoot'; did you mean 'snapshot'?"),
-        ({"teacher": {"type": "ema"}}, "unknown teacher 'ema'; known: snapshot"),
-        ({"teacher": {"type": None}}, "unknown teacher None; known: snapshot"),
+        ({"teacher": {"type": "committee"}}, "unknown teacher 'committee'; known: snapshot, "),
+        ({"teacher": {"type": None}}, "unknown teacher None; known: snapshot, "),
         ({"teacher": {"type": ["snapshot"]}}, "unknown teacher ['snapshot']; "),
         ({"strength": {"gates": ["retrn"]}}, "unknown gate 'retrn'; did you mean 'return'?"),
         ({"strength": {"gates": [{"margn": 1}]}}, "unknown gate None; known: return"),

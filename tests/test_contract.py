@@ -52,6 +52,7 @@ from torch.distributions import Categorical, Distribution, Normal, kl_divergence
 import rlsd
 from rlsd.environment_state import freeze, thaw
 from rlsd.resume import Checkpoints, Stopped
+from rlsd.teachers import Frozen
 
 
 class Case(NamedTuple):
@@ -543,8 +544,8 @@ class StopAt(BaseCallback):
         return True
 
 
-def check_resume(case: Case, states: Any, folder: Path) -> None:
-    answers = config(states=states, strength=rlsd.Schedule(1.0, 0.1), timing=rlsd.EveryStep(3))
+def check_resume(case: Case, states: Any, folder: Path, **changes: Any) -> None:
+    answers = config(states=states, strength=rlsd.Schedule(1.0, 0.1), timing=rlsd.EveryStep(3), **changes)
     total = 2 * case.steps if case.algorithm != "ARS" else case.steps
     expected = whole_state(case.distilled(answers).learn(total))
     checkpoints = Checkpoints(folder, every=10**6)
@@ -567,6 +568,73 @@ def test_resumed_training_is_that_which_never_stopped(case: Case, tmp_path: Path
 @every_off_policy_case
 def test_resumed_training_on_its_own_replay_buffer_is_that_which_never_stopped(case: Case, tmp_path: Path) -> None:
     check_resume(case, rlsd.ReplayBuffer(batch_size=8), tmp_path)
+
+
+#: Every other teacher, as small as shows it, for an agent of a case.
+_TEACHERS: dict[str, Callable[[Case], Any]] = {
+    "ema": lambda case: {"type": "ema", "decay": 0.7},
+    "ensemble": lambda case: {"type": "ensemble", "k": 3, "every": ROLLOUT},
+    "stored": lambda case: {"type": "stored", "every": ROLLOUT},
+    "origin": lambda case: "origin",
+    "frozen": lambda case: Frozen(agent=case.build(seed=9)),
+    "best": lambda case: {"type": "best", "every": ROLLOUT, "episodes": 3, "patience": 3 * ROLLOUT},
+    "cascade": lambda case: {"type": "cascade", "n": 4, "omega": 2.0},
+}
+_STATES: dict[str, Any] = {
+    "recent": {"type": "recent", "capacity": 24, "batch_size": 8},
+    "minibatch": "minibatch",
+    "mixture": {
+        "type": "mixture",
+        "parts": [{"type": "recent", "capacity": 20, "batch_size": 8}, rlsd.Reservoir(capacity=30, batch_size=8)],
+        "batch_size": 8,
+    },
+}
+every_other_teacher = pytest.mark.parametrize("teacher", _TEACHERS)
+_FEW = [Case("PPO", "normalized"), Case("SAC", "normalized"), Case("DQN", "discrete")]
+few_cases = cases(_FEW, [Case(name, kinds[0]) for name, kinds in _MATRIX.items()])
+
+
+def makes_sense(case: Case, teacher: str) -> bool:
+    """Whether the teacher can teach such an agent; where it cannot, that it says so has a test of its own."""
+    return (case.algorithm, teacher) not in {("ARS", "cascade"), ("RecurrentPPO", "frozen")}
+
+
+@few_cases
+@every_other_teacher
+def test_resumed_training_by_any_teacher_is_that_which_never_stopped(case: Case, teacher: str, tmp_path: Path) -> None:
+    if makes_sense(case, teacher):
+        states = rlsd.Reservoir(capacity=40, batch_size=8)
+        check_resume(case, states, tmp_path, teacher=_TEACHERS[teacher](case))
+
+
+@few_cases
+@pytest.mark.parametrize("states", _STATES)
+def test_resumed_training_on_any_states_is_that_which_never_stopped(case: Case, states: str, tmp_path: Path) -> None:
+    if (case.algorithm, states) != ("ARS", "minibatch"):
+        check_resume(case, _STATES[states], tmp_path)
+
+
+@few_cases
+@every_other_teacher
+def test_without_a_pull_no_teacher_leaves_a_trace(case: Case, teacher: str) -> None:
+    if makes_sense(case, teacher):
+        expected = copied(training_state(case.build().learn(case.steps)))
+        agent = case.distilled(config(strength=0.0, teacher=_TEACHERS[teacher](case), states="recent"))
+        agent.learn(case.steps)
+        assert agent.distiller.teacher.version > 0
+        assert not differences(expected, training_state(agent))
+
+
+@few_cases
+@pytest.mark.parametrize("states", _STATES)
+def test_nothing_stays_behind_on_any_states(case: Case, states: str) -> None:
+    if (case.algorithm, states) == ("ARS", "minibatch"):
+        return
+    agent = case.distilled(config(states=_STATES[states])).learn(case.steps)
+    assert agent.distiller.deposits > 0
+    buffer = getattr(agent, "rollout_buffer", None) or getattr(agent, "replay_buffer", None)
+    assert buffer is None or not {"sample", "_get_samples"} & vars(buffer).keys()
+    assert patches(agent) == []
 
 
 @cache

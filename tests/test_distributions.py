@@ -11,6 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import rel_entr
+from scipy.stats import entropy as entropy_of
+from scipy.stats import gmean, norm
 from torch import distributions as td
 
 from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian, Point, QValues
@@ -218,6 +221,218 @@ def test_what_means_and_spreads_cost_sums_to_the_kl_of_normals(data):
     # The cost of the spreads alone is the divergence of two normals of the same mean.
     recentred = torch.cat([q[:, :2], p[:, 2:]], dim=-1)
     torch.testing.assert_close(std_part, torch_kl(family, recentred, q), rtol=1e-8, atol=1e-10)
+
+
+# Several at once
+
+
+@st.composite
+def shares(draw, k: int = 3) -> torch.Tensor:
+    """Weights of ``k`` members, some of which may count for nothing."""
+    found = np.array(draw(st.lists(st.floats(0.05, 1.0) | st.just(0.0), min_size=k, max_size=k).filter(any)))
+    return torch.from_numpy(found / found.sum())
+
+
+def members_of(data, family: Family, k: int = 3) -> torch.Tensor:
+    return torch.stack([family.normalized(data.draw(parameters(family))) for _ in range(k)])
+
+
+def gradient_of(loss, q: torch.Tensor) -> torch.Tensor:
+    q = q.clone().requires_grad_()
+    return torch.autograd.grad(loss(q).sum(), q)[0]
+
+
+def check_pulls_alike(one, other, q: torch.Tensor) -> None:
+    found, expected = gradient_of(one, q), gradient_of(other, q)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9 * max(1.0, float(expected.abs().max())))
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "QValues"])
+@given(data=st.data())
+def test_a_mixture_pulls_as_all_its_members_do(name, data):
+    family = FAMILIES[name]
+    members, weights, q = members_of(data, family), data.draw(shares()), data.draw(parameters(family))
+    mixture = family.mixture(members, weights)
+    check_pulls_alike(
+        lambda q: family.kl(mixture, q),
+        lambda q: sum(w * torch_kl(family, p, q) for w, p in zip(weights, members, strict=True)),
+        q,
+    )
+
+
+@every_family
+@given(data=st.data())
+def test_a_product_pulls_as_all_its_members_do_when_the_student_comes_first(family, data):
+    members, weights, q = members_of(data, family), data.draw(shares()), data.draw(parameters(family))
+    product = family.product(members, weights)
+    check_pulls_alike(
+        lambda q: family.kl(q, product),
+        lambda q: sum(w * torch_kl(family, q, p) for w, p in zip(weights, members, strict=True)),
+        q,
+    )
+
+
+@every_family
+@given(data=st.data())
+def test_a_mixture_pulls_as_its_members_do_by_squared_error_too(family, data):
+    members, weights, q = members_of(data, family), data.draw(shares()), data.draw(parameters(family))
+    mixture = family.mixture(members, weights)
+    check_pulls_alike(
+        lambda q: (family.values(mixture) - family.values(q)).square().sum(-1),
+        lambda q: sum(
+            w * (family.values(p) - family.values(q)).square().sum(-1) for w, p in zip(weights, members, strict=True)
+        ),
+        q,
+    )
+
+
+@every_family
+@given(data=st.data())
+def test_one_member_that_counts_is_its_own_mixture_and_product(family, data):
+    members = members_of(data, family)
+    alone = torch.tensor([0.0, 1.0, 0.0])
+    for joined in (family.mixture(members, alone.double()), family.product(members, alone.double())):
+        torch.testing.assert_close(family.normalized(joined), members[1])
+
+
+@pytest.mark.parametrize(
+    ("family", "members", "mixture", "product"),
+    [
+        # .9 and .5 with weights 1/4 and 3/4: .6, and odds of 9 ** (1/4)
+        (Bernoulli(1), [[math.log(9.0)], [0.0]], [math.log(1.5)], [math.log(9.0) / 4]),
+        # N(0, 1) and N(1, 2): mean 3/4, variance 1/4 + 3 + 3/16; precision 1/4 + 3/16, mean (3/16) / (7/16)
+        (
+            Gaussian(1),
+            [[0.0, 0.0], [1.0, math.log(2.0)]],
+            [0.75, 0.5 * math.log(3.4375)],
+            [3 / 7, math.log(16 / 7) / 2],
+        ),
+        (Point(2), [[0.0, 1.0], [4.0, 5.0]], [3.0, 4.0], [3.0, 4.0]),
+        (QValues(2), [[0.0, 8.0], [4.0, 0.0]], [3.0, 2.0], [3.0, 2.0]),
+    ],
+)
+def test_mixture_and_product_of_two_worked_out_by_hand(family, members, mixture, product):
+    members, weights = torch.tensor(members)[:, None], torch.tensor([0.25, 0.75])
+    torch.testing.assert_close(family.mixture(members, weights)[0], torch.tensor(mixture))
+    torch.testing.assert_close(family.product(members, weights)[0], torch.tensor(product))
+
+
+def options(family: Family, p: torch.Tensor) -> list[np.ndarray]:
+    """The probabilities of each choice's options, by numpy alone."""
+    p = p.numpy()
+    if isinstance(family, Bernoulli):
+        on = 1 / (1 + np.exp(-p))
+        return [np.stack([on[..., i], 1 - on[..., i]], -1) for i in range(family.size)]
+    scale = family.tau if isinstance(family, QValues) else 1.0
+    parts = np.split(p / scale, np.cumsum(family.sizes[:-1]), axis=-1)
+    return [np.exp(part - part.max(-1, keepdims=True)) for part in parts]
+
+
+@pytest.mark.parametrize("name", ["Categorical", "MultiDiscrete", "Bernoulli", "QValues"])
+@given(data=st.data())
+def test_the_spread_of_choices_is_the_entropy_that_mixing_adds(name, data):
+    family = FAMILIES[name]
+    members, weights = members_of(data, family), data.draw(shares())
+    expected = 0.0
+    for choice in options(family, members):
+        probabilities = choice / choice.sum(-1, keepdims=True)
+        mixed = np.einsum("k,kbn->bn", weights.numpy(), probabilities)
+        expected += entropy_of(mixed, axis=-1) - weights.numpy() @ entropy_of(probabilities, axis=-1)
+    np.testing.assert_allclose(family.spread(members, weights).numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+@given(data=st.data())
+def test_the_spread_of_normals_is_the_entropy_that_one_normal_for_all_adds(data):
+    family = Gaussian(2)
+    members, weights = members_of(data, family), data.draw(shares())
+    w, mean, std = weights.numpy()[:, None, None], members[..., :2].numpy(), members[..., 2:].exp().numpy()
+    centre = (w * mean).sum(0)
+    variance = (w * (std**2 + (mean - centre) ** 2)).sum(0)
+    expected = (0.5 * np.log(variance) - (w * np.log(std)).sum(0)).sum(-1)
+    np.testing.assert_allclose(family.spread(members, weights).numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("gap", "std"), [(0.1, 1.0), (1.0, 1.0), (6.0, 0.5), (0.0, 3.0)])
+def test_the_spread_of_normals_is_no_less_than_their_jensen_shannon_divergence(gap, std):
+    x = np.linspace(-20, 20, 100_001)
+    densities = np.stack([norm.pdf(x), norm.pdf(x, gap, std)])
+    mixed = densities.mean(0)
+    true = 0.5 * rel_entr(densities, mixed).sum() * (x[1] - x[0])
+    members = torch.tensor([[[0.0, 0.0]], [[gap, math.log(std)]]], dtype=torch.float64)
+    found = Gaussian(1).spread(members, torch.tensor([0.5, 0.5])).item()
+    assert true - 1e-9 <= found <= true + 1.0
+    if gap <= 1.0 and std == 1.0:
+        assert found == pytest.approx(true, rel=0.02), "near equality both are the same"
+
+
+@given(data=st.data())
+def test_the_spread_of_points_is_that_of_normals_of_their_fixed_spread(data):
+    members = torch.stack([data.draw(batch(-1, 1, 3)) for _ in range(3)])
+    weights = data.draw(shares())
+    normals = torch.cat([members, torch.full_like(members, math.log(Point.SPREAD))], dim=-1)
+    torch.testing.assert_close(Point(3).spread(members, weights), Gaussian(3).spread(normals, weights))
+
+
+@every_family
+@given(data=st.data())
+def test_members_that_agree_have_no_spread_and_others_have_some(family, data):
+    p, weights = family.normalized(data.draw(parameters(family))).float(), data.draw(shares()).float()
+    assert family.spread(torch.stack([p, p, p]), weights).abs().max() <= 1e-5
+    others = members_of(data, family).float()
+    assert (family.spread(others, weights) >= -1e-5).all()
+
+
+@pytest.mark.parametrize("name", ["Categorical", "MultiDiscrete", "Bernoulli"])
+def test_the_spread_of_choices_that_exclude_each_other_is_the_most_there_is(name):
+    family = FAMILIES[name]
+    sure = torch.full((family.size,), -500.0)
+    other = -sure if name == "Bernoulli" else sure.clone()
+    if name != "Bernoulli":
+        starts = np.cumsum((0, *family.sizes[:-1]))
+        sure[starts], other[starts + 1] = 500.0, 500.0
+    choices = 3 if name != "Categorical" else 1
+    found = family.spread(torch.stack([sure, other])[:, None], torch.tensor([0.5, 0.5]))
+    assert found.item() == pytest.approx(choices * math.log(2.0))
+
+
+# How much is left to chance
+
+
+@pytest.mark.parametrize("name", ["Categorical", "MultiDiscrete", "Bernoulli", "QValues"])
+def test_the_breadth_of_choices_is_a_share_of_choosing_blindly(name):
+    family = FAMILIES[name]
+    blind, sure = torch.zeros(1, family.size), torch.full((1, family.size), -500.0)
+    if name != "Bernoulli":
+        sure[0, np.cumsum((0, *family.sizes[:-1]))] = 500.0
+    assert family.breadth(blind).item() == pytest.approx(1.0)
+    assert family.breadth(sure).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Categorical", "MultiDiscrete", "Bernoulli", "QValues"])
+@given(data=st.data())
+def test_the_breadth_of_choices_is_their_entropy_over_the_largest(name, data):
+    family = FAMILIES[name]
+    p = data.draw(parameters(family))
+    choices = options(family, p)
+    expected = sum(entropy_of(choice, axis=-1) for choice in choices) / sum(np.log(c.shape[-1]) for c in choices)
+    np.testing.assert_allclose(family.breadth(p).numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+@given(data=st.data())
+def test_the_breadth_of_normals_is_their_typical_standard_deviation(data):
+    p = data.draw(parameters(Gaussian(2)))
+    expected = gmean(p[:, 2:].exp().numpy(), axis=-1)
+    np.testing.assert_allclose(Gaussian(2).breadth(p).numpy(), expected, rtol=1e-9)
+
+
+def test_a_point_and_a_single_option_have_no_breadth():
+    assert Point(2).breadth(torch.ones(5, 2)).tolist() == [0.0] * 5
+    assert Categorical((1,)).breadth(torch.ones(5, 1)).tolist() == [0.0] * 5
+
+
+@every_family
+def test_only_values_have_another_unit_than_nats(family):
+    assert family.unit == (2.5 if isinstance(family, QValues) else 1.0)
 
 
 # Points

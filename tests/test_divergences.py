@@ -9,9 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
+from scipy.special import softmax
 
 from rlsd import KL, MSE
 from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian, Point, QValues
+from rlsd.divergences import JensenShannon
 
 FAMILIES: dict[str, Family] = {
     "Categorical": Categorical((3,)),
@@ -194,6 +197,145 @@ def test_without_means_and_spreads_their_weights_mean_nothing(name):
     family = FAMILIES[name]
     p, q = drawn(family, 1), drawn(family, 2)
     assert torch.equal(KL(mean_weight=0.0, std_weight=3.0)(family, p, q), KL()(family, p, q))
+
+
+# Jensen-Shannon
+
+
+@pytest.mark.parametrize(
+    ("family", "teacher", "student", "quarter", "three_quarters"),
+    [
+        # m = (.6, .4): .25 (.9 ln(.9/.6) + .1 ln(.1/.4)) + .75 (.5 ln(.5/.6) + .5 ln(.5/.4)), and with m = (.8, .2)
+        (Categorical((2,)), [math.log(9.0), 0.0], [0.0, 0.0], 0.0718805, 0.0833034),
+        (Categorical((2, 2)), [math.log(9.0), 0.0] * 2, [0.0] * 4, 2 * 0.0718805, 2 * 0.0833034),
+        (Bernoulli(1), [math.log(9.0)], [0.0], 0.0718805, 0.0833034),
+        (QValues(2), [math.log(9.0), 0.0], [0.0, 0.0], 0.0718805, 0.0833034),
+        # N(0, 1) and N(1, 2): ln(1/4 + 3 + 3/16) / 2 - (3/4) ln 2, and ln(3/4 + 1 + 3/16) / 2 - (1/4) ln 2
+        (Gaussian(1), [0.0, 0.0], [1.0, math.log(2.0)], 0.0975118, 0.1574124),
+        # ln(1 + (3/16) (.4/.2)**2) / 2, whichever side has the larger share
+        (Point(1), [0.1], [0.5], 0.2798079, 0.2798079),
+    ],
+)
+def test_the_weight_is_the_teachers_share_of_the_mixture(family, teacher, student, quarter, three_quarters):
+    sides = torch.tensor([teacher]), torch.tensor([student])
+    assert JensenShannon(0.25)(family, *sides).item() == pytest.approx(quarter, abs=1e-6)
+    assert JensenShannon(0.75)(family, *sides).item() == pytest.approx(three_quarters, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Categorical", "MultiDiscrete", "Bernoulli"])
+@given(a=seeds, b=seeds)
+def test_half_and_half_is_the_jensen_shannon_divergence_of_scipy_for_each_choice(name, a, b):
+    family = FAMILIES[name]
+    p, q = drawn(family, a), drawn(family, b)
+    pairs = zip(components(family, p), components(family, q), strict=True)
+    expected = sum(jensenshannon(softmax(x, axis=-1), softmax(y, axis=-1), axis=-1) ** 2 for x, y in pairs)
+    np.testing.assert_allclose(JensenShannon()(family, p, q).numpy(), expected, rtol=1e-6, atol=1e-12)
+
+
+@every_family
+@given(a=seeds, b=seeds, weight=st.floats(0.05, 0.95), temperature=temperatures)
+def test_exchanging_both_sides_and_their_shares_changes_nothing(family, a, b, weight, temperature):
+    p, q = drawn(family, a), drawn(family, b)
+    found = JensenShannon(weight, temperature)(family, p, q)
+    assert found.shape == (4,)
+    torch.testing.assert_close(found, JensenShannon(1 - weight, temperature)(family, q, p))
+
+
+@every_family
+def test_toward_its_ends_it_is_a_share_of_kl_in_one_direction_or_the_other(family):
+    p, q = drawn(family, 1, 0.5), drawn(family, 2, 0.5)
+    end = 1e-7
+    torch.testing.assert_close(JensenShannon(end)(family, p, q) / end, KL()(family, p, q), rtol=1e-4, atol=1e-6)
+    reverse = JensenShannon(1 - end)(family, p, q) / end
+    torch.testing.assert_close(reverse, KL("reverse")(family, p, q), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Categorical", "MultiDiscrete", "Bernoulli"])
+@given(a=seeds, b=seeds, weight=st.floats(0.01, 0.99))
+def test_it_is_never_more_than_the_entropy_of_the_shares_for_each_choice(name, a, b, weight):
+    family = FAMILIES[name]
+    most = -(weight * math.log(weight) + (1 - weight) * math.log(1 - weight))
+    choices = {"Categorical": 1, "MultiDiscrete": 2, "Bernoulli": 2}[name]
+    found = JensenShannon(weight)(family, drawn(family, a, 50.0), drawn(family, b, 50.0))
+    assert (found >= -1e-12).all()
+    assert (found <= choices * most + 1e-9).all()
+
+
+@pytest.mark.parametrize("family", [Gaussian(1), Point(1)])
+def test_for_actions_far_apart_it_grows_with_the_logarithm_of_the_distance(family):
+    teacher = torch.zeros(2, family.size)
+    student = torch.zeros(2, family.size)
+    student[:, 0] = torch.tensor([1e3, 1e5])
+    near, far = JensenShannon()(family, teacher, student).tolist()
+    assert far - near == pytest.approx(math.log(100.0), rel=1e-4)
+
+
+@every_family
+@pytest.mark.parametrize(("weight", "temperature"), [(0.5, 1.0), (0.2, 3.0)])
+def test_the_gradient_of_jensen_shannon_equals_the_numerical_one(family, weight, temperature):
+    teacher, student = drawn(family, 1, 1.0), drawn(family, 2, 1.0).requires_grad_()
+    divergence = JensenShannon(weight, temperature)
+    assert torch.autograd.gradcheck(lambda s: divergence(family, teacher, s), (student,), eps=1e-6, atol=1e-6)
+
+
+@every_family
+@given(seed=seeds, temperature=temperatures, weight=st.floats(0.05, 0.95))
+def test_a_student_that_equals_its_teacher_is_not_pulled_by_jensen_shannon(family, seed, temperature, weight):
+    student = drawn(family, seed).float().requires_grad_()
+    loss = JensenShannon(weight, temperature)(family, family.normalized(student.detach()), student)
+    (gradient,) = torch.autograd.grad(loss.sum(), student)
+    assert loss.abs().max() <= 1e-5 * max(1.0, temperature**2)
+    assert gradient.abs().max() <= 1e-5 * max(1.0, temperature**2)
+
+
+@pytest.mark.parametrize("name", ["Categorical", "MultiDiscrete", "Bernoulli"])
+@given(a=seeds, b=seeds, temperature=temperatures)
+def test_temperature_means_for_jensen_shannon_what_it_means_for_kl(name, a, b, temperature):
+    family = FAMILIES[name]
+    p, q = drawn(family, a), drawn(family, b)
+    expected = sum(
+        jensenshannon(tempered_probabilities(x, temperature), tempered_probabilities(y, temperature), axis=-1) ** 2
+        for x, y in zip(components(family, p), components(family, q), strict=True)
+    )
+    found = JensenShannon(0.5, temperature)(family, p, q)
+    np.testing.assert_allclose(found.numpy(), expected * temperature**2, rtol=1e-6, atol=1e-9)
+
+
+def test_jensen_shannon_of_values_is_on_their_scale_as_kl_is():
+    p, q = drawn(QValues(3), 1), drawn(QValues(3), 2)
+    plain, scaled = QValues(3), QValues(3)
+    plain.calibrate(p)
+    scaled.calibrate(100 * p)
+    torch.testing.assert_close(
+        JensenShannon()(scaled, 100 * p, 100 * q), 100 * JensenShannon()(plain, p, q), rtol=1e-6, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", ["Categorical", "MultiDiscrete", "Bernoulli", "Gaussian"])
+def test_jensen_shannon_and_its_gradient_stay_finite_at_the_edges(name):
+    family = FAMILIES[name]
+    sure = torch.full((family.size,), -500.0 if name != "Gaussian" else -20.0)
+    sure[0] = 500.0
+    for teacher, student in ((sure, -sure * (name != "Gaussian")), (sure, 0 * sure), (0 * sure, sure), (sure, sure)):
+        student = student[None].clone().requires_grad_()
+        loss = JensenShannon()(family, family.normalized(teacher[None]), student)
+        (gradient,) = torch.autograd.grad(loss.sum(), student)
+        assert torch.isfinite(loss).all()
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"weight": 0.0}, r"divergence\.weight must be a number in \(0, 1\], got 0\.0"),
+        ({"weight": 1.0}, r"divergence\.weight must be below 1, got 1\.0"),
+        ({"temperature": 0.0}, r"divergence\.temperature must be a number > 0, got 0\.0"),
+        ({"value_weight": -1.0}, r"divergence\.value_weight must be a number >= 0, got -1\.0"),
+    ],
+)
+def test_what_is_no_jensen_shannon_divergence_is_refused(fields, said):
+    with pytest.raises(ValueError, match=said):
+        JensenShannon(**fields)
 
 
 # Squared errors

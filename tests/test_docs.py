@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from helpers import ALGORITHMS, small_agent
 from stable_baselines3 import PPO
 
 import rlsd
 from rlsd import config
 from rlsd.actors import base
 from rlsd.cli.options import TrainOptions
+from rlsd.recipes import _RECIPES
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "recipes").glob("*.md"))]
 
 #: What a reader would write, and what shows as much in a test.
 SHORTER = {"100_000": "300"}
@@ -57,7 +59,11 @@ def own_registries(monkeypatch):
     monkeypatch.setattr(base, "_ACTORS", dict(base._ACTORS))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.name)
+def title(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=title)
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, own_registries):
     if page.name == "algorithms.md":
         pytest.importorskip("sb3_contrib")
@@ -76,11 +82,17 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, own_registries)
 
 
 def test_the_glossary_has_every_figure_that_is_logged_and_no_other():
-    pulling = rlsd.recipe("snapshot", teacher=rlsd.Snapshot(every=64))
+    gated = rlsd.Constant(gates="entropy_floor")
+    pulling = rlsd.recipe("snapshot", teacher=rlsd.Snapshot(every=64), strength=gated)
     agent = rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, seed=0, distill=pulling)
     agent.learn(256)
     explained = set(re.findall(r"^\| `(\w+/\w+)` \|", text_of("metrics.md"), re.MULTILINE))
     logged = set(agent.distiller.figures)
+    others = [{"timing": "phase"}, {"timing": "reborn"}, {"teacher": {"type": "best", "every": 1, "episodes": 2}}]
+    for change in [*others, {"teacher": "peers"}, {"teacher": "selective"}]:
+        beside = pulling.changed(change)
+        agent = rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, seed=0, distill=beside)
+        logged |= set(agent.learn(256).distiller.figures)
     assert logged - explained == set(), "figures without a line in docs/metrics.md"
     assert explained - logged == set(), "docs/metrics.md explains figures that are not logged"
     mentioned = {key for page in PAGES for key in re.findall(r"\bdistill/\w+", page.read_text(encoding="utf-8"))}
@@ -98,14 +110,88 @@ def test_every_answer_and_its_defaults_are_in_the_reference(cls):
     for field in dataclasses.fields(cls):
         rows = re.findall(rf"^\|.*\| `{field.name}` \| ([^|]+) \|", text, re.MULTILINE)
         default = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
-        default = {"()": "none"}.get(default, default)
+        default = {"()": "none", "": "none"}.get(default, default)
         assert default in rows, f"docs/config.md gives {rows} as default of {cls.name}'s {field.name}, it is {default}"
 
 
 def test_every_recipe_is_named_in_the_docs():
-    text = text_of("config.md") + text_of("defaults.md")
-    missing = [name for name in rlsd.recipes() if f"`{name}`" not in text and f'"{name}"' not in text]
-    assert not missing, f"recipes that neither docs/config.md nor docs/defaults.md names: {missing}"
+    missing = [name for name in rlsd.recipes() if not (ROOT / "docs" / "recipes" / f"{name}.md").is_file()]
+    assert not missing, f"recipes without a page in docs/recipes: {missing}"
+
+
+RECIPE_PAGES = [ROOT / "docs" / "recipes" / f"{name}.md" for name in rlsd.recipes()]
+each_recipe_page = pytest.mark.parametrize("page", RECIPE_PAGES, ids=lambda page: page.stem)
+SECTIONS = ["Notes", "Can I use it?", "Example", "Results", "How to replicate", "Parameters"]
+
+
+def section(page, heading):
+    return re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)[
+        1
+    ]
+
+
+def rows(text):
+    return [[cell.strip() for cell in line.strip("|").split(" |")] for line in text.splitlines() if line[:3] == "| `"]
+
+
+def test_every_recipe_has_a_page_and_the_index_leads_to_it():
+    folder = ROOT / "docs" / "recipes"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([\w-]+)\.md\)", index))
+    assert {page.stem for page in folder.glob("*.md")} - {"README"} == linked
+    assert set(rlsd.recipes()) <= linked
+    named = re.findall(r"^\| \[`(\w+)`\]\(\1\.md\)", index, re.MULTILINE)
+    assert named == list(rlsd.recipes()), "the table has another order, or other recipes, than rlsd.recipes()"
+
+
+@each_recipe_page
+def test_a_recipes_page_says_what_every_page_says(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# {page.stem}\n")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == SECTIONS
+    assert f"--env CartPole-v1 --recipe {page.stem}" in section(page, "Example")
+    assert f"<!-- results:{page.stem} -->" in section(page, "Results")
+    assert any(page.stem in line for line in section(page, "How to replicate").splitlines() if line[:4] == "    ")
+
+
+@each_recipe_page
+def test_the_parameters_of_a_recipes_page_are_the_recipes(page):
+    wanted = rlsd.recipe(page.stem, **({"teacher": "teacher.zip"} if page.stem == "kickstart" else {}))
+    shown = {name.strip("`"): value.strip("`") for name, value, _ in rows(section(page, "Parameters"))}
+    for name, value in shown.items():
+        question, _, field = name.partition(".")
+        answer = getattr(wanted, question)
+        found = getattr(answer, field) if field else answer.name
+        if field == "gates":
+            found = [f"{gate.name}`, margin {gate.margin:g}, width {gate.width:g}" for gate in answer.gates]
+        text = ", ".join(map(_short, found)) if isinstance(found, (list, tuple)) else _short(found)
+        assert value == text, f"{name} is {text}, docs/recipes/{page.name} says {value}"
+    said = _RECIPES[page.stem].answers
+    fields = {f"{question}.{key}" for question, given in said.items() for key in given} | set(said)
+    unsaid = {name for name in fields if not name.endswith(".type")} - set(shown) - {"states.parts"}
+    assert not unsaid, f"docs/recipes/{page.name} does not explain {sorted(unsaid)}"
+
+
+def _short(value):
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@each_recipe_page
+def test_the_algorithms_of_a_recipes_page_are_those_that_take_it(page):
+    table = re.findall(r"^\| ([A-Z][^|]+) \| (yes|no)\b", section(page, "Can I use it?"), re.MULTILINE)
+    said = {name.replace("-", ""): answer for names, answer in table for name in names.split(", ")}
+    assert said.keys() == ALGORITHMS.keys()
+    for name, answer in said.items():
+        distill = page.stem
+        if distill == "kickstart":
+            teacher = small_agent("PPO" if name == "RecurrentPPO" else name)
+            distill = rlsd.recipe("kickstart", teacher=teacher)
+        refused = None
+        try:
+            small_agent(name, wrap=rlsd.SelfDistilled, distill=distill)
+        except TypeError as error:
+            refused = error
+        assert answer == ("yes" if refused is None else "no"), f"{name}: {refused}"
 
 
 def test_every_flag_of_train_is_listed():
@@ -114,7 +200,7 @@ def test_every_flag_of_train_is_listed():
     assert flags - listed == set(), "flags of rlsd train that docs/cli.md does not list"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=title)
 def test_links_within_the_repository_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     local = [target.partition("#")[0] for target in targets if not re.match(r"\w+:", target)]
@@ -123,8 +209,9 @@ def test_links_within_the_repository_lead_somewhere(page):
 
 
 def test_the_readme_leads_to_every_page():
-    linked = set(re.findall(r"\]\(docs/([\w.-]+\.md)\)", PAGES[0].read_text(encoding="utf-8")))
-    missing = {page.name for page in PAGES[1:]} - linked
+    linked = set(re.findall(r"\]\((docs/[\w./-]+\.md)\)", PAGES[0].read_text(encoding="utf-8")))
+    top = {title(page) for page in PAGES[1:] if page.parent.name == "docs" or page.name == "README.md"}
+    missing = top - linked
     assert not missing, f"pages that the README does not link to: {missing}"
 
 

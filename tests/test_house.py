@@ -23,9 +23,9 @@ LAYERS = (
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.mlp", "rlsd.speed.memory"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
-    {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.speed"},
+    {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.students", "rlsd.speed"},
     {"rlsd.checkpoint"},
-    {"rlsd.wrapping", "rlsd.callback", "rlsd.resume", "rlsd.recipes"}
+    {"rlsd.wrapping", "rlsd.callback", "rlsd.resume", "rlsd.recipes", "rlsd.compress", "rlsd.together"}
     | {"rlsd.environment_state", "rlsd.weights", "rlsd.faults"},
     {"rlsd"},
     {"rlsd.cli"},

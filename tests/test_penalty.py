@@ -8,17 +8,22 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from agents import copied, differences, untouched_generators
+from agents import ALL_ALGORITHMS, ROLLOUT, config, copied, differences, distilled, untouched_generators
 from gymnasium import spaces
 from helpers import ALGORITHMS, Handing, disturb, observe, small_agent, vec_env
+from stable_baselines3.common.logger import Logger
 from torch.nn.utils import parameters_to_vector
 
-from rlsd import KL, MSE, EveryStep, Reservoir, Snapshot
+import rlsd
+from rlsd import KL, MSE, Constant, EveryStep, Reservoir, Snapshot
 from rlsd.actors import actor_for
+from rlsd.gates import Situation
 from rlsd.monitoring import Figures
 from rlsd.observations import as_items
 from rlsd.penalty import Penalty
 from rlsd.replay import Batch, Replay
+from rlsd.strength import Dial
+from rlsd.teachers import Wants
 
 #: Those whose states need nothing beside the observation, and which an optimizer trains.
 SIMPLE = [name for name in ALGORITHMS if name not in ("MaskablePPO", "RecurrentPPO", "ARS")]
@@ -26,18 +31,22 @@ UNCLIPPED = ["SAC", "TQC", "CrossQ", "TD3", "DDPG", "QRDQN"]
 CLIPPED = ["PPO", "A2C", "DQN"]
 
 
-def build(agent, bound: float = 1e9, stride: int = 1, divergence=None, batch_size: int = 8) -> Penalty:
+def build(
+    agent, bound: float = 1e9, stride: int = 1, divergence=None, batch_size: int = 8, wants: Wants | None = None
+) -> Penalty:
     """A penalty on 32 states, whose teacher is what the agent was before its parameters were disturbed."""
     actor = actor_for(agent)
     teacher = Snapshot().build(actor)
     teacher.take(agent)
+    teacher.wants = wants or Wants(value=bool(divergence and divergence.value_weight))
     store = Reservoir(capacity=32, batch_size=batch_size).build(np.random.SeedSequence(0), agent)
-    replay = Replay(store, actor.family.size)
+    replay = Replay(store, actor.family.size, teacher.wants)
     states = {key: t.numpy() for key, t in as_items(observe(agent.observation_space, 32)).items()}
     replay.collect(agent, Handing(states))
     actor.family.calibrate(replay.sample_targets(teacher))
     disturb(agent.policy, 0.3)
-    return Penalty(actor, divergence or KL(), EveryStep(stride), bound, replay, teacher, Figures(torch.device("cpu")))
+    dial = Dial(Constant(bound=bound))
+    return Penalty(actor, divergence or KL(), EveryStep(stride), dial, replay, teacher, Figures(torch.device("cpu")))
 
 
 def recorded(penalty: Penalty) -> list[Batch]:
@@ -225,6 +234,150 @@ def test_between_updates_the_agent_is_let_go(name):
     del agent
     gc.collect()
     assert policy() is None, "the penalty holds on to the policy"
+
+
+# The values, too
+
+WITH_VALUES = ["PPO", "A2C", "TRPO", "MaskablePPO"]
+
+
+class Weighing:
+    """A gate that weighs states as a test says."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        self.fixed = weights
+        self.seen: list[Situation] = []
+
+    def weights(self, situation: Situation) -> torch.Tensor:
+        self.seen.append(situation)
+        return self.fixed
+
+
+def by_hand(penalty: Penalty, agent, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each state: KL(teacher || student) by torch alone, and both sides' values."""
+    student = agent.policy.get_distribution(batch.states).distribution
+    kl = torch.distributions.kl_divergence(torch.distributions.Categorical(logits=batch.targets), student)
+    return kl, batch.values, agent.policy.predict_values(batch.states)[:, 0]
+
+
+def test_a_value_weight_adds_that_much_of_the_squared_difference_of_values():
+    agent = small_agent("PPO")
+    agent.policy.set_training_mode(False)
+    penalty = build(agent, divergence=KL(value_weight=0.5))
+    batches = recorded(penalty)
+    penalty.begin(agent, beta=0.7)
+    loss = penalty.loss()
+    (batch,) = batches
+    kl, before, now = by_hand(penalty, agent, batch)
+    torch.testing.assert_close(batch.values, penalty.teacher.values(batch.states), msg="the teacher's own values")
+    assert (before - now).abs().min() > 1e-3, "nothing to hold"
+    torch.testing.assert_close(loss, 0.7 * (kl + 0.5 * (before - now) ** 2).mean(), rtol=1e-4, atol=1e-6)
+    figures = penalty.monitor.means()
+    assert figures["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is shown by itself"
+    assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["PPO", "A2C", "TRPO"])
+def test_a_value_weight_pulls_the_critic_to_what_it_said_and_leaves_the_teacher_alone(name):
+    pulled = {}
+    for weight in (0.0, 0.5):
+        agent = small_agent(name)
+        penalty = build(agent, divergence=KL(value_weight=weight))
+        teacher = copied(dict(penalty.teacher.policy.state_dict()))
+        penalty.begin(agent, beta=1.0)
+        term = penalty.term() if name == "TRPO" else penalty.loss()
+        critic = list(agent.policy.value_net.parameters())
+        pulled[weight] = torch.autograd.grad(term, critic, allow_unused=True)
+        assert not differences(teacher, dict(penalty.teacher.policy.state_dict()))
+    assert all(gradient is None for gradient in pulled[0.0]), "without the term the critic is left alone"
+    assert all(gradient.abs().max() > 0 for gradient in pulled[0.5])
+
+
+@pytest.mark.parametrize("name", WITH_VALUES)
+def test_every_algorithm_with_values_can_be_trained_with_a_value_weight(name):
+    kind = "multidiscrete" if name == "MaskablePPO" else "box"
+    agent = distilled(ALL_ALGORITHMS[name], kind, distill=config(divergence=KL(value_weight=0.5))).learn(5 * ROLLOUT)
+    assert agent.distiller.deposits > 0
+    assert float(agent.distiller.penalty.dropped) == 0
+
+
+@pytest.mark.parametrize("name", ["SAC", "DQN", "TD3", "ARS", "RecurrentPPO"])
+def test_an_algorithm_without_values_is_refused_a_value_weight_with_a_way_out(name):
+    with pytest.raises(TypeError, match=f"state values, and a SelfDistilled{name} has none: use PPO, A2C, TRPO or Mas"):
+        small_agent(name, wrap=rlsd.SelfDistilled, distill={"divergence": {"value_weight": 0.5}})
+
+
+# Gates that decide state by state
+
+
+def test_each_state_counts_as_much_as_its_gates_say():
+    agent = small_agent("PPO")
+    agent.policy.set_training_mode(False)
+    penalty = build(agent, divergence=KL(value_weight=0.5))
+    weights = torch.linspace(0.0, 1.0, 8)
+    penalty.dial.per_state = [gate] = [Weighing(weights)]
+    batches = recorded(penalty)
+    penalty.begin(agent, beta=0.7)
+    loss = penalty.loss()
+    kl, before, now = by_hand(penalty, agent, batches[0])
+    torch.testing.assert_close(loss, 0.7 * (weights * (kl + 0.5 * (before - now) ** 2)).mean(), rtol=1e-4, atol=1e-6)
+    figures = penalty.monitor.means()
+    assert figures["open"] == pytest.approx(0.5)
+    assert figures["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is that before the gates"
+    (seen,) = gate.seen
+    torch.testing.assert_close(seen.student_values, now.detach())
+    torch.testing.assert_close(seen.teacher_values, before)
+    assert not seen.student.requires_grad
+    assert not seen.student_values.requires_grad
+
+
+def test_a_gate_is_handed_how_far_the_teachers_members_differ():
+    agent = small_agent("PPO")
+    penalty = build(agent, wants=Wants(spread=True))
+    penalty.teacher.spread = lambda observations: torch.arange(len(observations)) / 10.0
+    penalty.dial.per_state = [gate] = [Weighing(torch.ones(8))]
+    batches = recorded(penalty)
+    penalty.begin(agent, beta=1.0)
+    penalty.loss()
+    assert torch.equal(gate.seen[0].spread, batches[0].spread)
+    assert batches[0].spread.max() > 0
+    assert gate.seen[0].teacher_values is None
+
+
+def test_states_count_for_the_candidates_of_a_random_search_as_gates_say():
+    agent = small_agent("ARS", vec_env(action_space=spaces.Discrete(3)))
+    disturb(agent.policy)
+    penalty = build(agent)
+    weights = torch.linspace(0.0, 1.0, 8)
+    penalty.dial.per_state = [gate] = [Weighing(weights)]
+    batches = recorded(penalty)
+    own = parameters_to_vector(agent.policy.parameters()).detach()
+    penalty.begin(agent, beta=3.0)
+    (found,) = penalty.scores(own[None])
+    answers = penalty.actor.parameters(agent.policy, batches[0].states).detach()
+    expected = 3.0 * (weights * penalty.actor.family.kl(batches[0].targets, answers)).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(gate.seen[0].student, answers), "gates look at the policy, not at its candidates"
+
+
+# What a strength that follows the updates is told
+
+
+@pytest.mark.parametrize("name", ["PPO", "SAC"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_ratio_of_gradients_is_that_at_strength_one_whatever_the_bound(name, stride):
+    found = []
+    for bound, beta in ((1e9, 1.0), (1e9, 5.0), (0.01, 5.0)):
+        agent = small_agent(name)
+        agent.set_logger(Logger(None, []))
+        penalty = build(agent, bound=bound, stride=stride)
+        penalty.begin(agent, beta)
+        for _ in range(stride):
+            gradients = penalty.gradients()
+        penalty.ratio(flat(gradients).norm(), torch.tensor(2.0))
+        found.append(penalty.feedback(agent).ratio)
+    assert found == pytest.approx([found[0]] * 3, rel=1e-4)
+    assert found[0] > 0
 
 
 # ARS

@@ -2,24 +2,105 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+from pathlib import Path
 
-from rlsd import Constant, DistillConfig, ReturnGate, Snapshot, recipe, recipes
-from rlsd.config import DEFAULTS
-from rlsd.recipes import DEFAULT, describe, resolve
+import pytest
+from helpers import ALGORITHMS, small_agent
+
+from rlsd import (
+    KL,
+    Constant,
+    DistillConfig,
+    Frozen,
+    Mixture,
+    ReturnGate,
+    SelfDistilled,
+    Snapshot,
+    distill,
+    recipe,
+    recipes,
+)
+from rlsd.config import DEFAULTS, QUESTIONS
+from rlsd.recipes import _RECIPES, DEFAULT, describe, has_values, resolve
+
+VALUES = ("PPO", "A2C", "TRPO", "MaskablePPO")
+
+
+def whole(name, **changes):
+    """A recipe, with a teacher where it needs one."""
+    return recipe(name, **({"teacher": "teacher.zip"} if name == "kickstart" else {}), **changes)
 
 
 @pytest.mark.parametrize("name", recipes())
 def test_a_recipe_is_a_config_that_says_what_it_is_in_one_line(name):
-    assert isinstance(recipe(name), DistillConfig)
-    assert describe(name).endswith(".")
+    assert isinstance(whole(name), DistillConfig)
     assert "\n" not in describe(name)
+    assert len(describe(name)) < 120
+    assert _RECIPES[name].source, "whose method is it?"
+    assert set(_RECIPES[name].answers) <= set(QUESTIONS)
 
 
 @pytest.mark.parametrize("name", recipes())
 def test_a_recipe_survives_being_written_down(name):
-    assert DistillConfig.from_yaml(recipe(name).to_yaml()) == recipe(name)
-    assert DistillConfig.from_json(recipe(name).to_json()) == recipe(name)
+    assert DistillConfig.from_yaml(whole(name).to_yaml()) == whole(name)
+    assert DistillConfig.from_json(whole(name).to_json()) == whole(name)
+
+
+def test_every_recipe_is_another():
+    configs = [whole(name) for name in recipes()]
+    assert all(configs.count(config) == 1 for config in configs)
+
+
+@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("values", [True, False])
+def test_without_values_of_states_a_recipe_leaves_out_their_term_and_nothing_else(name, values):
+    config = whole(name, values=values)
+    assert config.changed({"divergence.value_weight": 0.0}) == whole(name).changed({"divergence.value_weight": 0.0})
+    assert values or config.divergence.value_weight == 0.0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_agent_built_with_a_recipes_name_knows_whether_it_has_values(algorithm):
+    agent = small_agent(algorithm, wrap=SelfDistilled, distill="rehearse")
+    assert has_values(type(agent)) == has_values(type(small_agent(algorithm))) == (algorithm in VALUES)
+    assert agent.distiller.config == recipe("rehearse", values=algorithm in VALUES)
+    assert agent.distiller.config.divergence == KL(value_weight=0.5 if algorithm in VALUES else 0.0)
+    assert distill(agent, "rehearse").distiller.config == recipe("rehearse", values=algorithm in VALUES), "once more"
+
+
+@pytest.mark.parametrize("given", ["teacher.zip", Path("teacher.zip"), {"path": "teacher.zip"}, Frozen("teacher.zip")])
+def test_kickstart_takes_its_teacher_in_every_form(given):
+    assert recipe("kickstart", teacher=given).teacher == Frozen("teacher.zip")
+    assert recipe("kickstart", **{"teacher.path": "teacher.zip"}).teacher == Frozen("teacher.zip")
+
+
+def test_kickstart_takes_a_live_agent_too():
+    agent = small_agent("PPO")
+    assert recipe("kickstart", teacher=agent).teacher == Frozen(agent=agent)
+
+
+def test_kickstart_takes_the_statistics_that_its_teacher_saw_through():
+    changes = {"teacher": "teacher.zip", "teacher.vecnormalize": "statistics.pkl"}
+    assert recipe("kickstart", **changes).teacher == Frozen("teacher.zip", vecnormalize="statistics.pkl")
+
+
+def test_kickstart_takes_another_kind_of_teacher():
+    assert recipe("kickstart", teacher="origin").teacher.name == "frozen", "a name is a path here"
+    assert recipe("kickstart", teacher=Snapshot(every=5)).teacher == Snapshot(every=5)
+
+
+def test_kickstart_without_a_teacher_says_how_to_give_one():
+    with pytest.raises(ValueError, match=r"^teacher 'frozen' needs a trained agent, either teacher\.path or .*zip"):
+        recipe("kickstart")
+    with pytest.raises(ValueError, match=r"^teacher 'frozen' needs a trained agent"):
+        resolve("kickstart")
+
+
+def test_half_of_what_rehearse_draws_is_new():
+    states = recipe("rehearse").states
+    assert isinstance(states, Mixture)
+    assert states.counts() == [64, 64]
 
 
 def test_snapshot_is_a_recipe():
@@ -38,9 +119,8 @@ def test_a_recipe_takes_whole_answers_and_single_fields():
 
 @pytest.mark.parametrize("ask", [recipe, describe, resolve])
 def test_an_unknown_name_is_an_error_that_lists_the_known(ask):
-    with pytest.raises(
-        ValueError, match="unknown recipe 'snapshoot'; did you mean 'snapshot'\\? known: guard, snapshot"
-    ):
+    known = re.escape(", ".join(recipes()))
+    with pytest.raises(ValueError, match=f"unknown recipe 'snapshoot'; did you mean 'snapshot'\\? known: {known}$"):
         ask("snapshoot")
 
 

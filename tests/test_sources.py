@@ -13,6 +13,7 @@ from helpers import (
     ALGORITHMS,
     OBSERVATION_SPACES,
     SMALL_CNN,
+    Handing,
     agent_with_buffer,
     fill,
     normalized_env,
@@ -32,7 +33,7 @@ import rlsd
 from rlsd import sources
 from rlsd.actors import actor_for
 from rlsd.observations import Normalization, as_items, from_items
-from rlsd.sources import EvaluationSource, RawObservations, ReplaySource, RolloutSource, Source, source_for
+from rlsd.sources import EvaluationSource, RawObservations, ReplaySource, RolloutSource, Source, Watched, source_for
 
 
 class Watching(BaseCallback):
@@ -319,3 +320,25 @@ def test_without_a_recording_normalised_states_are_left_out_with_a_warning():
     source = RolloutSource(actor_for(agent))
     with pytest.warns(UserWarning, match="this rollout's states were not recorded"):
         assert list(source.take(agent)) == []
+
+
+# Shown to several
+
+
+def test_a_watched_replay_buffer_shows_its_new_rows_once_and_shares_them_as_often_as_asked():
+    agent, seen = agent_with_buffer(8, 2), []
+    source = Watched(ReplaySource(), lambda states: seen.extend(numbers_in(states["@observation"].tolist())))
+    for first in (0, 3):
+        expected = fill(agent, first, 3)
+        seen.clear()
+        shared = source.shared(agent)
+        assert seen == expected
+        for _ in range(2):
+            taken = [states["@observation"] for states in shared.take(agent)]
+            assert numbers_in(np.concatenate(taken).tolist()) == expected
+        assert seen == expected, "it was shown once"
+
+
+def test_states_that_are_taken_but_once_can_be_shared():
+    shared = Handing({"@observation": np.ones((2, 1))}).shared(None)
+    assert [len(states["@observation"]) for _ in range(2) for states in shared.take(None)] == [2, 2]

@@ -11,6 +11,7 @@ from rlsd_envs.errors import (
     UnsupportedByBackend,
 )
 from rlsd_envs.factory import make_vec_env
+from rlsd_envs.flipped import Flipped, register_flipped
 from rlsd_envs.grids import GridCnn
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "BackendNotInstalled",
     "EnvironmentTimeout",
     "EnvironmentWorkerError",
+    "Flipped",
     "GridCnn",
     "InvalidAction",
     "UnknownEnvironment",
@@ -25,3 +27,5 @@ __all__ = [
     "VectorEnvAdapter",
     "make_vec_env",
 ]
+
+register_flipped()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rlsd.distributions import Family
-from rlsd.observations import Observations
+from rlsd.observations import Observations, split_context
 
 _ACTORS: dict[str, type[Actor]] = {}
 
@@ -28,6 +29,8 @@ class Actor(ABC):
     """
 
     family: Family
+    #: Whether the module also gives the values of states, see :meth:`values`.
+    has_values: ClassVar[bool] = False
     #: Policy classes served, as ``module.Class``: by name, since their package may not be installed.
     policies: ClassVar[tuple[str, ...]] = ()
 
@@ -53,6 +56,21 @@ class Actor(ABC):
 
         Must draw no random number and leave no trace on the module.
         """
+
+    def values(self, module: Any, states: Observations) -> Tensor:
+        """Return the critic's values of states, ``(batch,)``, for actors that have one.
+
+        :raises TypeError: when the algorithm has no state values.
+        """
+        raise TypeError(f"a {type(self).__name__} gives no values of states")
+
+    def features(self, module: Any, states: Observations) -> Tensor:
+        """Return what the module's own feature extractor makes of states, ``(batch, n)``: vectors, also of images."""
+        observations, _ = split_context(states)
+        extractor = getattr(module, "features_extractor", None)
+        if extractor is None:
+            raise TypeError(f"a {type(module).__name__} has no feature extractor")
+        return BaseModel.extract_features(module, cast(Any, observations), extractor)
 
     def frozen(self, policy: Any) -> nn.Module:
         """Return a copy of what acts that acts as it does now, shares no storage and asks for no gradient."""

@@ -37,6 +37,7 @@ class ActorCritic(Actor):
     """
 
     policies = ("stable_baselines3.common.policies.ActorCriticPolicy",)
+    has_values = True
     _overridable = ("get_distribution", "_get_action_dist_from_latent")
 
     def __init__(self, policy: nn.Module) -> None:
@@ -56,6 +57,10 @@ class ActorCritic(Actor):
             return self._from_latent(module, module.mlp_extractor.forward_actor(_features(module, states)))
         with _borrowed_action_dist(module):
             return parameters_of(module.get_distribution(states))
+
+    def values(self, module: Any, states: Observations) -> Tensor:  # noqa: D102
+        observations, _ = split_context(states)
+        return cast(Tensor, module.predict_values(observations)).squeeze(-1)
 
     def _from_latent(self, module: Any, latent: Tensor) -> Tensor:
         head: Tensor = module.action_net(latent)
@@ -98,6 +103,7 @@ class RecurrentActorCritic(ActorCritic):
     """RecurrentPPO's way of acting: the LSTM's state before each step is stored with it, and both sides start there."""
 
     policies = ("sb3_contrib.common.recurrent.policies.RecurrentActorCriticPolicy",)
+    has_values = False  # the memory of the critic's own LSTM is not stored with the states
 
     def parameters(self, module: Any, states: Observations) -> Tensor:  # noqa: D102
         observations, context = split_context(states)

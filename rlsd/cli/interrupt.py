@@ -9,12 +9,16 @@ from types import FrameType
 
 from rlsd.cli.console import warn
 
+SAVING = "Stopping at the end of this rollout, to save. Once more stops at once."
+
 
 @contextmanager
-def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
+def stop_on_signals(request_stop: Callable[[], None], answering: str = SAVING) -> Iterator[None]:
     """While inside, answer the first signal by ``request_stop()`` and the next by ``KeyboardInterrupt``.
 
     Outside the main thread, where Python delivers no signals, this does nothing.
+
+    :param answering: what is said to the first signal.
     """
     asked = False
 
@@ -23,7 +27,7 @@ def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        warn("Stopping at the end of this rollout, to save. Once more stops at once.")
+        warn(answering)
         request_stop()
 
     before = {}

@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("rlsd.cli.train", "train an agent: rlsd train --env CartPole-v1"),
     "compare": Command("rlsd.cli.compare", "train variants on many seeds and compare them"),
+    "retention": Command("rlsd.cli.retention", "measure what an agent keeps of a task while it learns another"),
     "benchmark": Command("rlsd.cli.benchmark", "measure speed: rlsd benchmark throughput"),
     "recipes": Command("rlsd.cli.recipes", "list the recipes that --recipe takes"),
 }

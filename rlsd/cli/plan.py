@@ -121,7 +121,7 @@ def plan_new(options: TrainOptions) -> Plan:
     env_id = options.env or ""
     env_kwargs = parse_pairs("--env-kwargs", options.env_kwargs)
     changes = check(_run_changes(options), algorithm)
-    distill = _distillation(options)
+    distill = _distillation(options, algorithm)
     if options.trained_agent and not Path(options.trained_agent).is_file():
         raise UserError(f"--trained-agent {options.trained_agent}: there is no such file")
     check_writable(Path(options.log_folder))
@@ -162,19 +162,18 @@ def _run_changes(options: TrainOptions) -> dict[str, Any]:
     }
 
 
-def _distillation(options: TrainOptions) -> DistillConfig | None:
+def _distillation(options: TrainOptions, algorithm: type[BaseAlgorithm]) -> DistillConfig | None:
     from rlsd import DistillConfig, recipe
-    from rlsd.recipes import DEFAULT
+    from rlsd.recipes import DEFAULT, has_values
 
     if options.baseline:
         return None
     changes = parse_pairs("--distill", options.distill)
-    if options.config:
-        with blame_input(f"--config {options.config}"):
-            config = DistillConfig.from_yaml(Path(options.config).read_text(encoding="utf-8"))
-    else:
+    if not options.config:
         with blame_input():
-            config = recipe(options.recipe or DEFAULT)
+            return recipe(options.recipe or DEFAULT, values=has_values(algorithm), **changes)
+    with blame_input(f"--config {options.config}"):
+        config = DistillConfig.from_yaml(Path(options.config).read_text(encoding="utf-8"))
     with blame_input("--distill"):
         return config.changed(changes)
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,11 +102,7 @@ class Trial:
 
     def last_words(self) -> str:
         """Return the last line of the log."""
-        try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        except OSError:
-            return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return last_line(self.log)
 
     def _runs(self) -> list[RunFolder]:
         """Return the runs in the trial's folder that were started as it would be now, the oldest first."""
@@ -147,42 +144,35 @@ class Trial:
         )
 
 
-class Trainer:
-    """Trains trials in processes that can be stopped together."""
+class Launcher:
+    """Runs processes of ``rlsd`` that can be stopped together."""
 
     def __init__(self) -> None:
         self.stopping = False
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
 
-    def train(self, trial: Trial) -> Result | None:
-        """Bring a trial to its end, from where it is. Returns None when it failed or was stopped."""
-        if (done := trial.result()) is not None:
-            return done
-        stopped = trial.unfinished()
-        # A checkpoint that cannot be read is left where it is, and the run is started over.
-        if stopped is None or self._launch(trial, ("--resume", str(stopped.root))) == EXIT_USER_ERROR:
-            self._launch(trial, trial.words)
-        return trial.result()
-
     def stop(self) -> None:
-        """Ask the running trainings to save and stop, and start no more. Asked again, they stop at once."""
+        """Ask the running processes to stop, and start no more. Asked again, they stop at once."""
         self.stopping = True
         with self._lock:
             for process in self._running:
                 process.terminate()
 
-    def _launch(self, trial: Trial, words: tuple[str, ...]) -> int:
-        """Run ``rlsd train`` to its end, and return its exit code."""
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        with trial.log.open("ab") as log:
+    def run(self, module: str, words: Sequence[str], log: Path) -> int:
+        """Run a module with these words to its end, and return its exit code.
+
+        :param log: what it says is added to this file.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
             with self._lock:
                 if self.stopping:
                     return EXIT_INTERRUPTED
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "rlsd.cli.main", "train", *words],
+                    [sys.executable, "-m", module, *words],
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
+                    stdout=file,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
                     # Ctrl-C goes to this process alone, which passes it on: two signals would mean "at once".
@@ -196,6 +186,24 @@ class Trainer:
                     self._running.discard(process)
 
 
+class Trainer(Launcher):
+    """Trains trials in processes that can be stopped together: asked to, they save first."""
+
+    def train(self, trial: Trial) -> Result | None:
+        """Bring a trial to its end, from where it is. Returns None when it failed or was stopped."""
+        if (done := trial.result()) is not None:
+            return done
+        stopped = trial.unfinished()
+        # A checkpoint that cannot be read is left where it is, and the run is started over.
+        if stopped is None or self._launch(trial, ("--resume", str(stopped.root))) == EXIT_USER_ERROR:
+            self._launch(trial, trial.words)
+        return trial.result()
+
+    def _launch(self, trial: Trial, words: tuple[str, ...]) -> int:
+        """Run ``rlsd train`` to its end, and return its exit code."""
+        return self.run("rlsd.cli.main", ("train", *words), trial.log)
+
+
 def training_return(monitor: Path) -> float | None:
     """Return the mean return of the last episodes in a file of SB3's ``Monitor``, None when it has none."""
     try:
@@ -204,6 +212,15 @@ def training_return(monitor: Path) -> float | None:
         return None
     returns = [float(row["r"]) for row in csv.DictReader(lines[1:])][-TRAINING_EPISODES:]
     return sum(returns) / len(returns) if returns else None
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says anything."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def plain(data: Any) -> Any:

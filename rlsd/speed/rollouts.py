@@ -77,6 +77,9 @@ class TensorRolloutBuffer(RolloutBuffer):
     def get(self, batch_size: int | None = None) -> Iterator[RolloutBufferSamples]:  # type: ignore[override]
         """Give the rollout in minibatches, in a new order."""
         assert self.full, "the rollout is not complete"
+        if "_get_samples" in self.__dict__:  # somebody listens to what is drawn: see rlsd.states.Minibatch
+            yield from super().get(batch_size)
+            return
         size = self.buffer_size * self.n_envs
         indices = np.random.permutation(size)  # noqa: NPY002 - SB3's generator, drawn from as SB3 does
         if not self.generator_ready:

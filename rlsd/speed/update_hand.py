@@ -107,6 +107,8 @@ class Workspace:
 def can_work_on(agent: Any) -> bool:
     """Tell whether an agent's networks are perceptrons that are known by hand, with an optimizer that is."""
     policy = agent.policy
+    if "_get_samples" in agent.rollout_buffer.__dict__:  # somebody listens to what is drawn: see rlsd.states.Minibatch
+        return False
     if not is_standard(policy) or not can_flatten(policy.optimizer) or isinstance(agent.observation_space, spaces.Dict):
         return False
     actor, critic = _towers(policy)

@@ -19,6 +19,7 @@ from rlsd.observations import as_items, from_items
 from rlsd.replay import Replay
 from rlsd.sources import ReplaySource
 from rlsd.states import ReplayBufferStore, ReservoirStore, StateStore
+from rlsd.teachers import Teacher
 
 CPU = torch.device("cpu")
 
@@ -345,10 +346,15 @@ def test_what_is_drawn_from_the_agents_buffer_is_a_copy_that_stays():
     assert numbers_in(drawn.tolist()) == [(0, 0), (1, 0), (2, 0), (3, 0)]
 
 
-class Echo:
+class Echo(Teacher):
     """A teacher whose answer is the state."""
 
-    version = 1
+    def __init__(self) -> None:
+        super().__init__(actor=None)
+        self.version = 1
+
+    def refresh(self, agent):
+        raise NotImplementedError
 
     def targets(self, observations):
         return observations

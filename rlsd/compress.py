@@ -1,0 +1,208 @@
+"""A smaller agent that does what a trained one does, for deployment."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from rlsd import environment_state
+from rlsd.actors import actor_for
+from rlsd.actors.on_policy import RecurrentActorCritic
+from rlsd.config import checked_number
+from rlsd.divergences import KL
+from rlsd.observations import as_items
+from rlsd.sources import ReplaySource
+from rlsd.states import Reservoir, StateStore
+from rlsd.students.fresh import search_around
+from rlsd.students.gathering import Walk, shaped
+from rlsd.students.imitation import imitate
+from rlsd.students.private import own_generator, private_numbers
+from rlsd.students.tutoring import Comparison, Tutor
+from rlsd.wrapping import is_wrapped
+
+#: Sets the random stream apart from every other that is made from the same seed ("comp" in ASCII).
+_STREAM = 0x636F6D70
+#: States gathered when none are given or stored; states kept at most; stored states that are enough to do without.
+_GATHERED, _KEPT, _ENOUGH = 50_000, 200_000, 5_000
+#: What training has made of an agent besides its weights: a new agent begins without.
+_HISTORY: dict[str, Any] = {
+    "num_timesteps": 0,
+    "_num_timesteps_at_start": 0,
+    "_current_progress_remaining": 1.0,
+    "_n_updates": 0,
+    "_episode_num": 0,
+    "_n_calls": 0,
+    "_last_obs": None,
+    "_last_episode_starts": None,
+    "_last_original_obs": None,
+    "ep_info_buffer": None,
+    "ep_success_buffer": None,
+}
+
+
+def compress(
+    agent: BaseAlgorithm,
+    policy_kwargs: Mapping[str, Any],
+    states: Any = None,
+    steps: int = 20_000,
+    learning_rate: float = 1e-3,
+    batch_size: int = 256,
+    value_weight: float = 0.5,
+    rounds: int = 5,
+    seed: int = 0,
+    env: Any = None,
+) -> Any:
+    """Return a new plain SB3 agent of the same algorithm whose smaller policy does what a trained agent does.
+
+    Policies are compared by the KL of their action distributions, critics by the squared error of their values, as in
+    :class:`Reborn`. The agent stays as it is. The new one can be saved, loaded by plain SB3, and trained on with the
+    agent's hyperparameters; its counters start at 0.
+
+    :param agent: the teacher, distilled or plain; not a RecurrentPPO.
+    :param policy_kwargs: what differs from the agent's own, such as ``{"net_arch": [16]}``.
+    :param states: raw observations to learn on, ``(n, *shape)``, by key where the space is a Dict; or how many to
+        gather in the environment. By default those that the agent's distiller or replay buffer holds where these are
+        5,000, else 50,000 are gathered. Gathered states are labelled by the teacher: first the teacher acts, then in
+        turns with learning the student, so that where its own mistakes lead is covered too (DAgger, Ross et al. 2011).
+    :param steps: gradient steps in all. Usual range 5,000 to 100,000.
+    :param learning_rate: of Adam, falling to 0. Usual range 3e-4 to 3e-3.
+    :param batch_size: states at one gradient step. Usual range 64 to 1024.
+    :param value_weight: weight of the critic's part; 0 leaves the new agent's critic untrained.
+    :param rounds: in how many turns states are gathered; in the first the teacher acts. Usual range 2 to 10.
+    :param seed: of the new weights and of all that is drawn; the global generators are left as they were.
+    :param env: where to gather, and the new agent's environment; by default a copy of the agent's. With the agent's
+        ``VecNormalize`` statistics around it if the agent has them and the environment has none.
+    :raises TypeError: when the agent cannot be compressed.
+    :raises ValueError: when a value is wrong, or states must be gathered and there is no environment for it.
+    """
+    for name, value in {"steps": steps, "batch_size": batch_size, "rounds": rounds}.items():
+        checked_number(name, value, low=1)
+    checked_number("learning_rate", learning_rate, low_open=True)
+    checked_number("value_weight", value_weight)
+    actor = actor_for(agent)
+    if isinstance(actor, RecurrentActorCritic):
+        raise TypeError("a RecurrentPPO cannot be compressed: a student of another size remembers other things")
+    generator = own_generator(seed, _STREAM)
+    place, reason = _environment(agent, env)
+    student = _small(agent, dict(policy_kwargs), seed, place, generator)
+    comparison = Comparison(Tutor(agent, actor), KL(), value_weight, generator)
+    arguments = (learning_rate, batch_size, generator)
+
+    store, missing = _states(agent, states, seed)
+    if missing:
+        if place is None:
+            raise ValueError(
+                f"states must be gathered in the agent's environment, but {reason}: pass env=... or states"
+            )
+        walk, in_between = Walk(place, actor, store), steps // 2 // max(rounds - 1, 1)
+        walk.go(agent, -(-missing // rounds), generator)
+        for _ in range(rounds - 1):
+            imitate(student.policy, comparison, store, max(in_between, 1), *arguments)
+            search_around(student)
+            walk.go(student, -(-missing // rounds), generator)
+        place.reset()
+    imitate(student.policy, comparison, store, steps - (steps // 2 if missing and rounds > 1 else 0), *arguments)
+    search_around(student)
+    _learning(place, True)
+    return student
+
+
+def _environment(agent: BaseAlgorithm, env: Any) -> tuple[VecEnv | None, str]:
+    """Return where to act, with statistics that stand still, or None and why there is no such place."""
+    own = agent.get_env()
+    if env is None:
+        if own is None:
+            return None, "it has none"
+        try:
+            place = environment_state.thaw(environment_state.freeze(own))
+        except ValueError as error:
+            return None, f"{error}"
+        for inner in getattr(place.unwrapped, "envs", ()):
+            _close_monitors(inner)
+    else:
+        place = agent._wrap_env(env, verbose=0)
+        statistics = agent.get_vec_normalize_env()
+        if statistics is not None and not _normalizers(place):
+            normalized = VecNormalize(place, norm_reward=statistics.norm_reward)
+            for key in ("obs_rms", "ret_rms", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs"):
+                setattr(normalized, key, copy.deepcopy(getattr(statistics, key)))
+            place = normalized
+    _learning(place, False)
+    return place, ""
+
+
+def _learning(place: VecEnv | None, on: bool) -> None:
+    for normalizer in _normalizers(place):
+        normalizer.training = on
+
+
+def _normalizers(env: Any) -> list[VecNormalize]:
+    found = []
+    while env is not None:
+        found += [env] if isinstance(env, VecNormalize) else []
+        env = getattr(env, "venv", None)
+    return found
+
+
+def _close_monitors(env: Any) -> None:
+    """Keep a copy of an environment from writing to the files of the original."""
+    while env is not None:
+        if isinstance(env, Monitor) and env.results_writer is not None:
+            env.results_writer.close()
+            env.results_writer = None
+        env = getattr(env, "env", None)
+
+
+def _small(
+    agent: Any, policy_kwargs: dict[str, Any], seed: int, place: VecEnv | None, generator: np.random.Generator
+) -> Any:
+    """Return a new agent with the settings of another, but for its policy's."""
+    plain: Any = type(agent).__mro__[1] if is_wrapped(type(agent)) else type(agent)
+    zipped = io.BytesIO()
+    plain.save(agent, zipped)
+    zipped.seek(0)
+    data, _, variables = load_from_zip_file(zipped, device=agent.device)
+    assert data is not None
+    data |= {key: value for key, value in _HISTORY.items() if key in data}
+    data |= {"policy_kwargs": {**agent.policy_kwargs, **policy_kwargs}, "seed": seed}
+    if place is not None:
+        data["n_envs"] = place.num_envs
+    with private_numbers(generator):
+        student = plain(policy=data["policy_class"], env=place, device=agent.device, _init_setup_model=False)
+        student.__dict__.update(data)
+        student._setup_model()
+        if student.use_sde:
+            student.policy.reset_noise()
+    student.seed = agent.seed
+    for name, value in (variables or {}).items():
+        if name != "weights" and value is not None:  # ARS has its own from its policy
+            getattr(student, name).data = value.data
+    return student
+
+
+def _states(agent: Any, states: Any, seed: int) -> tuple[StateStore, int]:
+    """Return the states to learn on, and how many must be gathered for that."""
+    distiller = getattr(agent, "distiller", None)
+    if states is None and distiller is not None and distiller.states.count >= _ENOUGH:
+        return distiller.states, 0
+    store = Reservoir(capacity=_KEPT, batch_size=1).build(np.random.SeedSequence([seed, _STREAM]), agent)
+    if states is None:
+        buffer = getattr(agent, "replay_buffer", None)
+        if buffer is None or buffer.size() * buffer.n_envs < _ENOUGH:
+            return store, _GATHERED
+        store.collect(agent, ReplaySource())
+        return store, 0
+    if isinstance(states, (int, np.integer)) and not isinstance(states, bool):
+        return store, int(checked_number("states", states, low=1))
+    store.add(shaped({key: np.asarray(value) for key, value in as_items(states).items()}, agent))
+    if store.count == 0:
+        raise ValueError("states must hold finite observations, and of those given none is")
+    return store, 0

@@ -1,0 +1,174 @@
+"""What every store of states does, whatever it keeps."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
+
+from rlsd.config import Answer
+from rlsd.observations import Observations, from_items, storage_dtype
+from rlsd.sources import Source
+
+#: Floats are kept in 32 bits, where anything larger would be infinite.
+_LARGEST = np.finfo(np.float32).max
+
+
+class StateStore:
+    """A fixed number of states in memory, from which minibatches are drawn with a generator of its own.
+
+    :param capacity: how many states fit.
+    :param batch_size: how many are drawn for one gradient step.
+    :param seed: of the store's own generator; the global generators are never touched.
+    :param device: where the states lie.
+    """
+
+    #: Whether states are offered to it by a source; else it reads them where they lie.
+    offers = True
+    #: Whether minibatches can be drawn ahead for a whole update; else each is known only at its gradient step.
+    ahead = True
+
+    def __init__(self, capacity: int, batch_size: int, seed: np.random.SeedSequence, device: torch.device) -> None:
+        self.capacity = capacity
+        self.batch_size = batch_size
+        self.device = device
+        self.count = 0
+        self.rejected = 0
+        self._generator = np.random.default_rng(seed)
+        self._arrays: dict[str, Tensor] = {}
+
+    def place(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Decide where ``n`` new states go: which of them are kept, and in which slots, each slot at most once."""
+        raise NotImplementedError
+
+    def collect(self, agent: BaseAlgorithm, source: Source) -> np.ndarray:
+        """Take up the states that the agent met since the last time, and return the slots that hold a new one."""
+        added = [self.add(states) for states in source.take(agent)]
+        return np.concatenate(added) if added else np.arange(0)
+
+    def add(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Offer raw states to the store and return the slots that hold a new one.
+
+        :param observations: ``(n, *shape)`` by key. A state with a NaN or an infinity in it never enters.
+        """
+        finite = finite_rows(observations)
+        if finite is not None:
+            self.rejected += int((~finite).sum())
+            observations = {key: array[finite] for key, array in observations.items()}
+        kept, slots = self.place(len(next(iter(observations.values()))))
+        if len(slots) == 0:
+            return slots
+        if not self._arrays:
+            self._allocate(observations)
+        index = torch.from_numpy(slots).to(self.device)
+        for key, array in observations.items():
+            rows = torch.as_tensor(np.ascontiguousarray(array[kept]), device=self.device)
+            self._arrays[key][index] = rows.to(self._arrays[key].dtype)
+        return slots
+
+    @contextmanager
+    def watching(self, agent: BaseAlgorithm) -> Iterator[None]:
+        """Watch an update of the agent, run inside. Most stores need not."""
+        yield
+
+    def draw(self, batches: int) -> np.ndarray:
+        """Draw slots for some minibatches, ``(batches, batch_size)``, uniformly and with replacement."""
+        return self._generator.integers(self.count, size=(batches, self.batch_size))
+
+    def slots(self) -> np.ndarray:
+        """Return all slots that hold a state, in rising order."""
+        return np.arange(self.count)
+
+    def renewed(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the slots whose states changed as a minibatch was drawn, and those that will be drawn in this update.
+
+        Asked only where :attr:`ahead` is not set.
+
+        :param slots: of the minibatch.
+        """
+        raise NotImplementedError
+
+    def gather(self, slots: np.ndarray, index: Tensor) -> Observations:
+        """Return the raw states in some slots.
+
+        :param slots: on the host.
+        :param index: the same on the store's device, so that neither kind of store has to move them.
+        """
+        return from_items({key: array[index] for key, array in self._arrays.items()})
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the states take, in bytes."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def _allocate(self, like: Mapping[str, np.ndarray]) -> None:
+        for key, array in like.items():
+            shape = (self.capacity, *array.shape[1:])
+            self._arrays[key] = torch.zeros(shape, dtype=storage_dtype(array), device=self.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the stored states by key, without the empty slots."""
+        return {key: array[: self.count] for key, array in self._arrays.items()}
+
+    def examples(self) -> dict[str, Tensor]:
+        """Return stored states by key, as many as are at hand: they show what a state looks like."""
+        return self.tensors()
+
+    def state(self) -> dict[str, Any]:
+        """Return counters and generator as plain data."""
+        return {"count": self.count, "rejected": self.rejected, "generator": self._generator.bit_generator.state}
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`tensors` and :meth:`state` returned."""
+        count = int(state["count"])
+        lengths = sorted({len(tensor) for tensor in tensors.values()})
+        if count > self.capacity or lengths != ([count] if count else []):
+            raise ValueError(f"the saved states do not fit: {count} said, {lengths} found, capacity {self.capacity}")
+        self.count, self.rejected = count, int(state["rejected"])
+        self._generator.bit_generator.state = state["generator"]
+        self._arrays = {}
+        for key, tensor in tensors.items():
+            shape = (self.capacity, *tensor.shape[1:])
+            self._arrays[key] = torch.zeros(shape, dtype=tensor.dtype, device=self.device)
+            self._arrays[key][:count] = tensor.to(self.device)
+
+
+def finite_rows(observations: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Return which rows are finite throughout, None when all are."""
+    masks = [
+        (np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
+        for array in observations.values()
+        if np.issubdtype(array.dtype, np.floating)
+    ]
+    if not masks or all(mask.all() for mask in masks):
+        return None
+    return np.asarray(np.all(masks, axis=0))
+
+
+def checked_capacity(capacity: int, batch_size: int) -> None:
+    """Raise when a store is smaller than its minibatch.
+
+    :raises ValueError: then.
+    """
+    if capacity < batch_size:
+        raise ValueError(f"states.capacity must be at least states.batch_size = {batch_size}, got {capacity}")
+
+
+@dataclass(frozen=True)
+class States(Answer, question="states"):
+    """A choice of the states on which teacher and student are compared."""
+
+    @abstractmethod
+    def build(self, seed: np.random.SeedSequence, agent: BaseAlgorithm) -> StateStore:
+        """Make an empty store for one agent.
+
+        :raises TypeError: when the agent has no such states.
+        :raises ValueError: when they would not fit in memory.
+        """

@@ -1,0 +1,79 @@
+"""The states in the agent's own replay buffer, read where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import get_obs_shape
+from torch import Tensor
+
+from rlsd.config import integer
+from rlsd.observations import Observations, as_items, from_items
+from rlsd.sources import ReplaySource, Source
+from rlsd.states.base import States, StateStore
+
+
+class ReplayBufferStore(StateStore):
+    """An agent's own replay buffer, seen as a store; slot ``row * n_envs + env`` is a state of the buffer's."""
+
+    offers = False
+
+    def __init__(self, capacity: int, batch_size: int, seed: np.random.SeedSequence, device: torch.device) -> None:
+        super().__init__(capacity, batch_size, seed, device)
+        self._views: dict[str, np.ndarray] = {}
+
+    def collect(self, agent: Any, source: Source) -> np.ndarray:  # noqa: D102
+        new = source.shared(agent)
+        assert isinstance(new, ReplaySource)
+        buffer = agent.replay_buffer
+        self.count = self._look(agent, self.capacity)
+        rows = new.rows(agent)
+        if getattr(buffer, "optimize_memory_usage", False):
+            rows = np.append(rows, buffer.pos)  # where the observation after the latest is kept, over an old state
+        slots: np.ndarray = rows[:, None] * buffer.n_envs + np.arange(buffer.n_envs)
+        return slots.ravel()
+
+    def _look(self, agent: Any, capacity: int) -> int:
+        """Take views of the buffer, anew each time since another may have been loaded; return how many it holds."""
+        buffer = agent.replay_buffer
+        shapes = as_items(get_obs_shape(agent.observation_space))
+        items = as_items(buffer.observations).items()
+        self._views = {key: array.reshape(capacity, *shapes[key]) for key, array in items}
+        return int(buffer.size() * buffer.n_envs)
+
+    def gather(self, slots: np.ndarray, index: Tensor) -> Observations:  # noqa: D102
+        picked = {key: torch.from_numpy(view[slots]) for key, view in self._views.items()}
+        floats = {key: t.float() if t.is_floating_point() else t for key, t in picked.items()}
+        return from_items({key: tensor.to(self.device) for key, tensor in floats.items()})
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take up the counters; the states come with the agent's own buffer."""
+        self.count, self.rejected = int(state["count"]), int(state["rejected"])
+        self._generator.bit_generator.state = state["generator"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_views": {}}  # the agent pickles its own buffer
+
+
+@dataclass(frozen=True)
+class ReplayBuffer(States, name="replay_buffer"):
+    """The states in the agent's own replay buffer, read where they lie: no second copy is kept.
+
+    :param batch_size: states compared at one gradient step. Usual range 64 to 512.
+    """
+
+    batch_size: int = integer(128, low=1)
+
+    def build(self, seed: np.random.SeedSequence, agent: BaseAlgorithm) -> ReplayBufferStore:  # noqa: D102
+        buffer = getattr(agent, "replay_buffer", None)
+        if buffer is None:
+            raise TypeError(
+                f"states 'replay_buffer' needs an agent with a replay buffer, and a {type(agent).__name__} has none: "
+                "use 'reservoir'"
+            )
+        return ReplayBufferStore(buffer.buffer_size * buffer.n_envs, self.batch_size, seed, agent.device)

@@ -1,0 +1,77 @@
+"""The states of the last few rollouts with their value targets, which SB3's own buffer forgets after each update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlsd.observations import Observations, from_items, storage_dtype
+
+_RETURNS = "returns"
+#: Floats are kept in 32 bits, where anything larger would be infinite.
+_LARGEST = np.finfo(np.float32).max
+
+
+class Rollouts:
+    """Raw states and returns, in memory on the agent's device, up to some number of them.
+
+    :param capacity: how many states fit.
+    :param device: where they lie.
+    """
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self.capacity, self.device = capacity, device
+        self.count = 0
+        self._arrays: dict[str, Tensor] = {}
+        self._returns = torch.zeros(capacity, device=device)
+
+    def add(self, states: Mapping[str, np.ndarray], returns: np.ndarray) -> None:
+        """Take up a rollout's raw states, ``(n, *shape)`` by key, and returns; one with a NaN or an infinity never."""
+        finite = np.isfinite(returns)
+        for array in states.values():
+            if np.issubdtype(array.dtype, np.floating):
+                finite &= (np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
+        kept = np.flatnonzero(finite)[: self.capacity - self.count]
+        rows = slice(self.count, self.count + len(kept))
+        for key, array in states.items():
+            if key not in self._arrays:
+                shape = (self.capacity, *array.shape[1:])
+                self._arrays[key] = torch.zeros(shape, dtype=storage_dtype(array), device=self.device)
+            target = self._arrays[key]
+            target[rows] = torch.as_tensor(np.ascontiguousarray(array[kept]), device=self.device).to(target.dtype)
+        self._returns[rows] = torch.as_tensor(returns[kept], device=self.device).float()
+        self.count += len(kept)
+
+    def clear(self) -> None:
+        """Make room for the next."""
+        self.count = 0
+
+    def states(self, index: Tensor | slice) -> Observations:
+        """Return some of the raw states."""
+        return from_items({key: array[index] for key, array in self._arrays.items()})
+
+    def returns(self, index: Tensor | slice) -> Tensor:
+        """Return the value targets of the same, ``(batch,)``."""
+        return self._returns[index]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that is kept, by name."""
+        if not self.count:
+            return {}
+        kept = {f"states/{key}": array[: self.count] for key, array in self._arrays.items()}
+        return kept | {_RETURNS: self._returns[: self.count]}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`tensors` returned."""
+        self.count, self._arrays = 0, {}
+        if _RETURNS not in tensors:
+            return
+        states = {
+            key.removeprefix("states/"): t.cpu().numpy() for key, t in tensors.items() if key.startswith("states/")
+        }
+        if len(tensors[_RETURNS]) > self.capacity or any(len(t) != len(tensors[_RETURNS]) for t in states.values()):
+            raise ValueError(f"the saved rollouts do not fit: {len(tensors[_RETURNS])} found, room for {self.capacity}")
+        self.add(states, tensors[_RETURNS].cpu().numpy())

@@ -1,0 +1,167 @@
+"""What every teacher answers, and what may be wanted of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
+
+from rlsd.actors import Actor
+from rlsd.config import Answer
+from rlsd.observations import Observations, as_items
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What is wanted of a teacher besides the parameters of its action distribution.
+
+    :param value: the critic's value of each state.
+    :param spread: how far the members of a teacher of several differ on each state.
+    :param product: members are to be joined for ``KL(student || member)``, whose weighted sum has the gradient of the
+        divergence from the members' normalised geometric mean; else for ``KL(member || student)`` and their mixture.
+    """
+
+    value: bool = False
+    spread: bool = False
+    product: bool = False
+
+    @property
+    def extra(self) -> int:
+        """How many numbers a target has besides the parameters."""
+        return self.value + self.spread
+
+
+class Teacher(ABC):
+    """What an agent is distilled from, as it stands in training.
+
+    :param actor: the adapter to the agent's way of acting.
+    """
+
+    #: What is wanted of it; the distiller says so before it first asks.
+    wants = Wants()
+    #: Whether a state's target is computed when the state enters the store, by the teacher of that moment. Else when it
+    #: is first drawn after the teacher changed, so that states never drawn cost nothing.
+    eager = False
+    #: Whether it decides state by state, in :meth:`hold`, which are held at the target that they have. Else every
+    #: state is held, and its target made anew when the teacher changes.
+    selects = False
+    #: The weight in the loss of states on which the student is free.
+    floor = 0.0
+    #: Whether it is shown all states that the agent meets.
+    watches = False
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+        #: Increases whenever the teacher would answer differently: targets of an older version are asked for anew.
+        self.version = 0
+        #: Environment steps at which it was last refreshed, None before it ever was, 0 when that was in an earlier
+        #: ``learn()``, which counted for itself.
+        self.refreshed_at: int | None = None
+        self._seen = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to teach yet."""
+        return self.version > 0
+
+    def age(self, agent: BaseAlgorithm) -> int:
+        """Return the environment steps since it was last refreshed, or since the start."""
+        return agent.num_timesteps - (self.refreshed_at or 0)
+
+    def keep_time(self, agent: BaseAlgorithm) -> None:
+        """Take note when ``learn()`` began to count anew. Called once before each update."""
+        if agent.num_timesteps <= self._seen and self.refreshed_at is not None:
+            self.refreshed_at = 0
+        self._seen = agent.num_timesteps
+
+    def begin(self, agent: BaseAlgorithm) -> None:  # noqa: B027 - most teachers have nothing to find
+        """Look at an agent whose distillation begins, and is not taken up from a file; refuse one it cannot teach.
+
+        :raises ValueError: then.
+        """
+
+    @abstractmethod
+    def refresh(self, agent: BaseAlgorithm) -> bool:
+        """Bring the teacher up to date if it is due, and tell whether it changed. Called before each update."""
+
+    @abstractmethod
+    def targets(self, observations: Observations) -> Tensor:
+        """Return what the teacher would do on raw states: normalised parameters ``(batch, family.size)``."""
+
+    def values(self, observations: Observations) -> Tensor:
+        """Return the teacher's values of raw states, ``(batch,)``."""
+        raise TypeError(f"a {type(self).__name__} gives no values of states")
+
+    def spread(self, observations: Observations) -> Tensor:
+        """Return how far the teacher's members differ on raw states, ``(batch,)``; a single one agrees with itself."""
+        some: Tensor = next(iter(as_items(observations).values()))
+        return torch.zeros(len(some), device=some.device)
+
+    def rows(self, observations: Observations) -> Tensor:
+        """Return all that is kept of the targets of raw states, ``(batch, family.size + wants.extra)``.
+
+        The parameters come first, then the value and the spread where they are wanted.
+        """
+        columns = [self.targets(observations)]
+        if self.wants.value:
+            columns.append(self.values(observations).unsqueeze(-1))
+        if self.wants.spread:
+            columns.append(self.spread(observations).unsqueeze(-1))
+        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
+
+    def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:  # noqa: B027 - most do not care
+        """Take note of raw states that the agent has just met, ``(n, *shape)`` by key, where :attr:`watches` is set.
+
+        Called before :meth:`refresh`.
+        """
+
+    def study(self, store: Any) -> np.ndarray | None:
+        """Look at the store of states before an update; called when states and teacher are up to date.
+
+        :return: slots of the store whose targets are to be brought up to date at once, None for none.
+        """
+        return None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to hold the student to at present, so that an update need not look for it."""
+        return False
+
+    def hold(self, observations: Observations) -> Tensor:
+        """Return how firmly the student is held on some raw states, ``(batch,)`` in 0..1; see :attr:`selects`.
+
+        It is the states' weight in the loss. Above :attr:`floor` the target stays as it is, elsewhere it is made anew.
+        """
+        raise NotImplementedError
+
+    def figures(self) -> dict[str, float]:
+        """Return what TensorBoard is to show of this teacher besides what it shows of every one."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the teacher's tensors by name."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Return the rest of the teacher's state as plain data."""
+        return {"version": self.version, "refreshed_at": self.refreshed_at, "seen": self._seen}
+
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`tensors` and :meth:`state` returned."""
+        self.version, self.refreshed_at = int(state["version"]), state["refreshed_at"]
+        self._seen = int(state["seen"])
+
+
+@dataclass(frozen=True)
+class Teaching(Answer, question="teacher"):
+    """A choice of who teaches."""
+
+    @abstractmethod
+    def build(self, actor: Actor) -> Teacher:
+        """Make the teacher of one agent."""

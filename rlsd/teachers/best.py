@@ -1,0 +1,158 @@
+"""The best policy so far, by the returns of its own time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
+
+from rlsd.actors import Actor
+from rlsd.config import integer
+from rlsd.teachers.base import Teaching
+from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
+from rlsd.teachers.snapshot import SnapshotTeacher
+
+
+class BestTeacher(SnapshotTeacher):
+    """The copy with the best mark, and the candidate that is being judged. See :class:`Best`."""
+
+    def __init__(self, actor: Actor, every: int, episodes: int, patience: int) -> None:
+        super().__init__(actor, every)
+        self.episodes, self.patience = episodes, patience
+        #: Mean return less its standard error; None before there is one, or once it is too old to count.
+        self.mark: float | None = None
+        self.candidate: FrozenPolicy | None = None
+        self.returns: list[float] = []  # of the episodes that ended since the candidate was taken
+        self._taken_at: int | None = None
+        self._latest: Any = None  # the latest episode that was looked at: SB3's own dict, known again by its identity
+        self._offered = False  # marks come from evaluations, which training returns are not compared with
+        self._changed = False
+
+    def refresh(self, agent: BaseAlgorithm) -> bool:
+        """Judge the candidate by what ended since, and take the next one when it is due."""
+        if agent.num_timesteps <= self._seen and self._taken_at is not None:
+            self._taken_at = 0  # learn() counts anew
+        self.keep_time(agent)
+        fresh = self._ended(agent)
+        if self.patience and self.mark is not None and self.age(agent) >= self.patience:
+            self.mark = None
+        if not self._offered:
+            self._judge(agent, fresh)
+        changed, self._changed = self._changed, False
+        return changed
+
+    def offer(self, agent: BaseAlgorithm, mean_return: float) -> bool:
+        """Hand in the result of an evaluation of the agent as it is now; it teaches if that is the best so far.
+
+        From the first call on only offers count, since evaluations and training returns cannot be compared. For a
+        callback of yours: SB3's ``EvalCallback`` keeps its result in ``last_mean_reward``.
+
+        :param agent: the agent that this teacher is of.
+        :param mean_return: its mean return over some episodes.
+        :return: whether it was the best.
+        :raises ValueError: when the return is not finite.
+        """
+        if not math.isfinite(mean_return):
+            raise ValueError(f"the return of an evaluation must be finite, got {mean_return!r}")
+        if not self._offered:
+            self._offered, self.mark, self.candidate, self.returns = True, None, None, []
+        if self.mark is not None and mean_return <= self.mark:
+            return False
+        best = FrozenPolicy(self.actor)
+        best.take(agent)
+        self._crown(agent, best, float(mean_return))
+        return True
+
+    def _judge(self, agent: BaseAlgorithm, fresh: list[float]) -> None:
+        if self.candidate is not None:
+            self.returns += fresh
+            if len(self.returns) >= self.episodes:
+                mark = marked(self.returns[: self.episodes])  # the nearest to the candidate's own
+                candidate, self.candidate = self.candidate, None
+                if self.mark is None or mark > self.mark:
+                    self._crown(agent, candidate, mark)
+        since = agent.num_timesteps - (self._taken_at or 0)
+        if self.candidate is None and since >= self.every:
+            self.candidate = FrozenPolicy(self.actor)
+            self.candidate.take(agent)
+            self._taken_at, self.returns = agent.num_timesteps, []
+
+    def _crown(self, agent: BaseAlgorithm, best: FrozenPolicy, mark: float) -> None:
+        self.frozen, self.mark = best, mark
+        self.refreshed_at = agent.num_timesteps
+        self.version += 1
+        self._changed = True
+
+    def _ended(self, agent: BaseAlgorithm) -> list[float]:
+        """Return the returns of the episodes that ended since the last time, as far as SB3 still has them."""
+        episodes = list(agent.ep_info_buffer or ())
+        known = next((i for i in reversed(range(len(episodes))) if episodes[i] is self._latest), -1)
+        if episodes:
+            self._latest = episodes[-1]
+        return [float(episode["r"]) for episode in episodes[known + 1 :]]
+
+    def figures(self) -> dict[str, float]:  # noqa: D102
+        return {} if self.mark is None else {"best_mark": self.mark}
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        out = {f"best/{name}": tensor for name, tensor in super().tensors().items()}
+        judged = {} if self.candidate is None else self.candidate.tensors()
+        return out | {f"candidate/{name}": tensor for name, tensor in judged.items()}
+
+    def state(self) -> dict[str, Any]:  # noqa: D102
+        mine = {"mark": self.mark, "returns": self.returns, "taken_at": self._taken_at}
+        return super().state() | mine | {"offered": self._offered, "changed": self._changed}
+
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+        parts = split_parts(tensors, {"best", "candidate"})
+        super().load(agent, parts.get("best", {}), state)
+        self.candidate = None
+        if "candidate" in parts:
+            self.candidate = FrozenPolicy(self.actor)
+            self.candidate.load(agent, parts["candidate"])
+        self.mark, self.returns = state["mark"], [float(value) for value in state["returns"]]
+        self._taken_at = state["taken_at"]
+        self._offered, self._changed = bool(state["offered"]), bool(state["changed"])
+        # Between an update and the next rollout, where exact checkpoints are taken, none is new.
+        episodes = list(agent.ep_info_buffer or ())
+        self._latest = episodes[-1] if episodes else None
+
+
+def marked(returns: list[float]) -> float:
+    """Return the mean of some returns less the standard error of that mean."""
+    n = len(returns)
+    mean = sum(returns) / n
+    variance = sum((value - mean) ** 2 for value in returns) / max(n - 1, 1)
+    return mean - math.sqrt(variance / n)
+
+
+@dataclass(frozen=True)
+class Best(Teaching, name="best"):
+    """The best policy so far, as in Self-Imitation and Dual Policy Distillation's peer that is ahead.
+
+    A candidate is frozen, and only episodes that *end after that* count toward its mark, their mean return less its
+    standard error; it replaces the best when its mark is higher. A smoothed return of the moment would be that of older
+    policies, and would crown a poor one. The agent goes on learning while the candidate is judged, so a mark is of the
+    policy from its taking to the end of its judging; the next candidate is taken after that. Nothing is taught before
+    the first one was judged. Without finished episodes (SB3's ``Monitor``) nobody is ever judged: see
+    :meth:`BestTeacher.offer`, which takes the results of real evaluations instead.
+
+    :param every: environment steps from one candidate to the next, rounded up to whole rollouts and to the end of the
+        judging. Usual range 1 to 100,000.
+    :param episodes: how many it is judged by. Raising it lets chance decide less, and the policy move on further
+        meanwhile. Usual range 10 to 100.
+    :param patience: environment steps after which the mark of a best that was never beaten no longer counts, so that
+        the next candidate takes its place whatever its own: in a changing task it may come from another. 0 is never.
+        Usual range 0, or several times the length of a task.
+    """
+
+    every: int = integer(2048, low=1)
+    episodes: int = integer(20, low=2)
+    patience: int = integer(0, low=0)
+
+    def build(self, actor: Actor) -> BestTeacher:  # noqa: D102
+        return BestTeacher(actor, self.every, self.episodes, self.patience)

@@ -1,0 +1,163 @@
+"""Free where the agent learns, held where it no longer goes: the decision is made state by state.
+
+A teacher that is refreshed often does no harm and forgets; one that is refreshed seldom remembers and brakes. The two
+are needed on *different states*. Where the agent has data it should move, where it has none any more it should stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
+
+from rlsd.actors import Actor
+from rlsd.config import integer, number
+from rlsd.observations import Observations, from_items, storage_dtype
+from rlsd.teachers.base import Teaching
+from rlsd.teachers.discriminator import Discriminator
+from rlsd.teachers.snapshot import SnapshotTeacher
+
+#: States met lately that are kept for the discriminator, and stored states it is shown at a training.
+WINDOW = 2048
+#: Of each kind in one of its gradient steps.
+BATCH = 256
+#: Mean weight of the stored states below which nothing is pulled at.
+LEAST = 0.02
+
+
+class SelectiveTeacher(SnapshotTeacher):
+    """A snapshot that holds the student only on states unlike those met now. See :class:`Selective`."""
+
+    eager = True
+    selects = True
+    watches = True
+
+    def __init__(self, actor: Actor, every: int, threshold: float, steps: int, visited: float) -> None:
+        super().__init__(actor, every)
+        self.threshold, self.steps, self.floor = threshold, steps, visited
+        self.discriminator: Discriminator | None = None
+        # Its stream needs no seed of the agent's: it decides which states a small classifier is shown.
+        self._generator = np.random.default_rng(0x5E1EC7)
+        self._recent: dict[str, Tensor] = {}
+        self._next = 0
+        self._studied = 0  # the version at the latest training
+        self._frozen = self._weight = torch.zeros(())  # of the states looked at last: share held, and how firmly
+
+    def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:
+        """Keep the latest states, or a sample of them where more came at once than are kept."""
+        n = len(next(iter(states.values())))
+        rows = np.arange(n) if n <= WINDOW else self._generator.choice(n, WINDOW, replace=False)
+        slots = (self._next + np.arange(len(rows))) % WINDOW
+        for key, array in states.items():
+            new = torch.as_tensor(np.ascontiguousarray(array[rows]), device=agent.device)
+            if key not in self._recent:
+                self._recent[key] = torch.zeros((0, *new.shape[1:]), dtype=storage_dtype(array), device=agent.device)
+            kept = self._recent[key]
+            longer = max(len(kept), int(slots.max()) + 1)
+            if longer > len(kept):
+                kept = torch.cat([kept, kept.new_zeros((longer - len(kept), *kept.shape[1:]))])
+            kept[torch.from_numpy(slots).to(kept.device)] = new.to(kept.dtype)
+            self._recent[key] = kept
+        self._next = int((self._next + len(rows)) % WINDOW)
+
+    @property
+    def idle(self) -> bool:
+        """Whether of the stored states looked at last so few are held that a minibatch would say next to nothing."""
+        return self.floor == 0.0 and float(self._weight) < LEAST
+
+    def study(self, store: Any) -> np.ndarray | None:
+        """Train the discriminator on the states met lately against stored ones, once for each snapshot.
+
+        :return: the slots of these stored ones: in a few snapshots all of the store is looked at, also while idle.
+        """
+        if self._studied == self.version or not self._recent:
+            return None
+        self._studied = self.version
+        now = self._inputs(from_items(self._recent))
+        held = store.slots()
+        slots = held[self._generator.integers(len(held), size=min(WINDOW, len(held)))]
+        stored = self._inputs(store.gather(slots, torch.from_numpy(slots).to(store.device)))
+        if self.discriminator is None:
+            self.discriminator = Discriminator(now.shape[1], self._generator, now.device)
+        self.discriminator.train(now, stored, self.steps, BATCH)
+        return np.unique(slots)
+
+    def hold(self, observations: Observations) -> Tensor:
+        """Return 0 for states like those met now, and nearly 1 for states unlike any of them."""
+        assert self.discriminator is not None
+        far = (1.0 - self.discriminator.probability(self._inputs(observations)) / self.threshold).clamp_(min=0.0)
+        self._frozen, self._weight = (far > 0).float().mean(), far.mean()
+        return self.floor + (1.0 - self.floor) * far
+
+    def _inputs(self, observations: Observations) -> Tensor:
+        """Return what the discriminator sees: the observations, of images and Dicts the snapshot's features."""
+        plain = isinstance(observations, Tensor) and observations.ndim == 2 and observations.dtype == torch.float32
+        return observations if plain else self.frozen.features(observations)  # type: ignore[return-value]
+
+    def figures(self) -> dict[str, float]:  # noqa: D102
+        accuracy = 0.5 if self.discriminator is None else self.discriminator.accuracy
+        return {"frozen_share": float(self._frozen), "discriminator_accuracy": accuracy}
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        out = super().tensors() | {f"recent/{key}": tensor for key, tensor in self._recent.items()}
+        if self.discriminator is not None:
+            out |= {f"discriminator/{name}": tensor for name, tensor in self.discriminator.tensors().items()}
+        return out
+
+    def state(self) -> dict[str, Any]:  # noqa: D102
+        return super().state() | {
+            "generator": self._generator.bit_generator.state,
+            "next": self._next,
+            "studied": self._studied,
+            "frozen": float(self._frozen),
+            "weight": float(self._weight),
+            "accuracy": None if self.discriminator is None else self.discriminator.accuracy,
+        }
+
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+        parts: dict[str, dict[str, Tensor]] = {"recent": {}, "discriminator": {}}
+        for part, named in parts.items():
+            named.update((n.removeprefix(f"{part}/"), t) for n, t in tensors.items() if n.startswith(f"{part}/"))
+        super().load(agent, {n: t for n, t in tensors.items() if n.partition("/")[0] not in parts}, state)
+        self._recent = {key: tensor.to(agent.device).clone() for key, tensor in parts["recent"].items()}
+        self._next, self._studied = int(state["next"]), int(state["studied"])
+        self._frozen, self._weight = torch.tensor(float(state["frozen"])), torch.tensor(float(state["weight"]))
+        if parts["discriminator"]:
+            size = len(parts["discriminator"]["mean"])
+            self.discriminator = Discriminator(size, self._generator, agent.device)
+            self.discriminator.load(parts["discriminator"])
+            self.discriminator.accuracy = float(state["accuracy"])
+        self._generator.bit_generator.state = state["generator"]
+
+
+@dataclass(frozen=True)
+class Selective(Teaching, name="selective"):
+    """A recent snapshot, frozen state by state: the policy is held on states that the agent no longer comes by.
+
+    While states like a stored one are being met, its target follows the snapshot and does not pull. Once they no longer
+    are, the target stays as it is, and holds the policy there, the more firmly the less the state is like any met now:
+    by ``1 - P(met now | state) / threshold``, at least 0. The probability is told by a small classifier between the
+    latest states and the stored ones, 1/2 where both are equally dense. A new state enters with a target of its time.
+
+    :param every: environment steps from one snapshot and training of the classifier to the next, rounded up to whole
+        rollouts. Raising it costs less; states are told apart, and targets follow, more slowly. Usual range 256 to a
+        few rollouts.
+    :param threshold: below this probability a state is held. Raising it holds more, which remembers more and brakes
+        more. Usual range 0.05 to 0.3.
+    :param steps: gradient steps of the classifier for each snapshot. Usual range 2 to 20.
+    :param visited: weight in the loss of states still met, beside 1 for those far from them. Above 0 a snapshot's pull
+        also keeps single updates from going far, which steadies some tasks and slows others. Usual range 0 to 1.
+    """
+
+    every: int = integer(1024, low=1)
+    threshold: float = number(0.2, low=0.0, high=1.0, low_open=True)
+    steps: int = integer(10, low=1)
+    visited: float = number(0.0, low=0.0, high=1.0)
+
+    def build(self, actor: Actor) -> SelectiveTeacher:  # noqa: D102
+        return SelectiveTeacher(actor, self.every, self.threshold, self.steps, self.visited)

@@ -1,0 +1,166 @@
+"""Small agents that do what large ones do."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from agents import (
+    ALL_ALGORITHMS,
+    ROLLOUT,
+    build,
+    copied,
+    differences,
+    distillation_state,
+    distilled,
+    make_env,
+    training_state,
+)
+from helpers import disturb
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+
+from rlsd.compress import compress
+from rlsd.observations import Normalization
+
+CASES = [
+    ("PPO", "discrete"),
+    ("PPO", "normalized_dict"),
+    ("PPO", "image_hwc"),
+    ("PPO", "gsde"),
+    ("PPO", "discrete_observations"),
+    ("MaskablePPO", "multidiscrete"),
+    ("TRPO", "box"),
+    ("DQN", "goal"),
+    ("QRDQN", "discrete"),
+    ("SAC", "box"),
+    ("CrossQ", "box"),
+    ("TD3", "normalized"),
+    ("ARS", "box"),
+]
+SMALL: dict[str, Any] = {"states": 40, "steps": 8, "batch_size": 8, "rounds": 2}
+
+
+def trained(name: str, kind: str, wrap: bool = True) -> Any:
+    cls = ALL_ALGORITHMS[name]
+    agent = distilled(cls, kind) if wrap else build(cls, kind)
+    return agent.learn(ROLLOUT * (20 if name == "ARS" else 2))
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_small_agent_is_a_plain_one_that_trains_on_and_the_teacher_stays(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    agent = trained(name, kind)
+    before = copied((training_state(agent), distillation_state(agent)))
+    small = compress(agent, {"net_arch": [2]}, **SMALL)
+    assert not differences(before, (training_state(agent), distillation_state(agent)))
+    cls = ALL_ALGORITHMS[name]
+    assert type(small) is cls
+    assert size(small) < size(agent)
+    assert (small.num_timesteps, small.learning_rate, small.seed) == (0, agent.learning_rate, agent.seed)
+
+    small.save(tmp_path / "small")
+    loaded = cls.load(tmp_path / "small", env=make_env(kind) if kind == "goal" else None)
+    start = copied(dict(small.policy.state_dict()))
+    assert not differences(start, dict(loaded.policy.state_dict()))
+    small.learn(ROLLOUT * (20 if name == "ARS" else 2))
+    assert differences(start, dict(small.policy.state_dict()))
+
+
+def size(agent: Any) -> int:
+    return sum(parameter.numel() for parameter in agent.policy.parameters())
+
+
+def test_a_small_agent_does_what_the_teacher_does() -> None:
+    agent = build(PPO, "normalized").learn(2 * ROLLOUT)
+    disturb(agent.policy, 0.3)
+    small = compress(agent, {"net_arch": [5]}, states=2000, steps=1500, learning_rate=0.01, rounds=3)
+    states = torch.rand(500, 3) * 2 - 1
+    normalization = Normalization.of(agent)
+    assert normalization is not None
+    seen = normalization(states)
+    with torch.no_grad():
+        p, q = (a.policy.get_distribution(seen).distribution for a in (agent, small))
+        values = [a.policy.predict_values(seen) for a in (agent, small)]
+    assert torch.distributions.kl_divergence(p, q).sum(1).mean() < 0.01
+    assert (values[0] - values[1]).square().mean() < 0.05 * values[0].var()
+
+
+def test_the_same_seed_gives_the_same_student_and_another_another() -> None:
+    agent = trained("PPO", "discrete")
+    one, again, other = (compress(agent, {"net_arch": [2]}, seed=seed, **SMALL) for seed in (0, 0, 1))
+    assert not differences(dict(one.policy.state_dict()), dict(again.policy.state_dict()))
+    assert differences(dict(one.policy.state_dict()), dict(other.policy.state_dict()))
+
+
+def test_given_states_need_no_environment() -> None:
+    agent = build(DQN).learn(2 * ROLLOUT)
+    states = np.random.default_rng(0).uniform(-1, 1, (50, 3))
+    agent.env = None
+    small = compress(agent, {"net_arch": [2]}, states=states, steps=8)
+    assert small.get_env() is None
+    assert small.predict(states[0].astype(np.float32))[0] in (0, 1, 2)
+
+
+def test_stored_states_are_used_where_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("rlsd.compress")
+    monkeypatch.setattr(module, "_ENOUGH", 30)
+    monkeypatch.setattr(module, "Walk", None)
+    compress(distilled(PPO).learn(2 * ROLLOUT), {"net_arch": [2]}, steps=8)  # in the distiller's reservoir
+    compress(build(SAC, "box").learn(3 * ROLLOUT), {"net_arch": [2]}, steps=8)  # in the replay buffer
+
+
+def test_statistics_are_put_around_an_environment_without_any() -> None:
+    agent = trained("PPO", "normalized")
+    small = compress(agent, {"net_arch": [2]}, env=make_env("box"), **SMALL)
+    mine, theirs = small.get_vec_normalize_env(), agent.get_vec_normalize_env()
+    assert isinstance(mine, VecNormalize)
+    assert mine.training
+    assert mine.obs_rms is not theirs.obs_rms
+    assert np.array_equal(mine.obs_rms.mean, theirs.obs_rms.mean)
+    assert mine.obs_rms.count == theirs.obs_rms.count
+
+
+def test_the_original_monitors_file_stays_as_it_was(tmp_path: Path) -> None:
+    inner = make_env().envs[0].unwrapped
+    env = DummyVecEnv([lambda: Monitor(inner, str(tmp_path / "log"))])
+    agent = PPO("MlpPolicy", env, n_steps=8, batch_size=8, policy_kwargs={"net_arch": [4]}, device="cpu", seed=0)
+    agent.learn(16)
+    before = (tmp_path / "log.monitor.csv").read_bytes()
+    compress(agent, {"net_arch": [2]}, **SMALL)
+    assert (tmp_path / "log.monitor.csv").read_bytes() == before
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"steps": 0}, "steps must be"),
+        ({"rounds": 0}, "rounds must be"),
+        ({"learning_rate": 0.0}, "learning_rate must be"),
+        ({"states": 0}, "states must be"),
+        ({"states": np.full((3, 3), np.nan)}, "states must hold finite observations"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        compress(build(PPO), {"net_arch": [2]}, **(SMALL | arguments))
+
+
+def test_a_recurrent_agent_is_refused() -> None:
+    with pytest.raises(TypeError, match="RecurrentPPO cannot be compressed"):
+        compress(build(ALL_ALGORITHMS["RecurrentPPO"], "box"), {"net_arch": [2]})
+
+
+def test_an_environment_out_of_reach_must_be_given() -> None:
+    agent = build(PPO)
+    agent.set_env(SubprocVecEnv([lambda: make_env().envs[0]] * 2, start_method="fork"))
+    with pytest.raises(ValueError, match=r"worker processes \(SubprocVecEnv\): pass env="):
+        compress(agent, {"net_arch": [2]})
+    agent.env.close()

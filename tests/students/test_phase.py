@@ -1,0 +1,205 @@
+"""Phases of policy distillation between updates (PPG)."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from agents import (
+    ALL_ALGORITHMS,
+    ROLLOUT,
+    build,
+    config,
+    copied,
+    differences,
+    distillation_state,
+    distilled,
+    logged,
+    patches,
+    scramble,
+    training_state,
+    untouched_generators,
+)
+from helpers import disturb
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from torch.distributions import kl_divergence
+
+import rlsd
+from rlsd.students import Phase
+from rlsd.students.rollouts import Rollouts
+
+ON_POLICY = ("PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO")
+CASES = [
+    ("PPO", "discrete"),
+    ("PPO", "gsde"),
+    ("PPO", "normalized_dict"),
+    ("PPO", "separate_extractors"),
+    ("A2C", "box"),
+    ("TRPO", "box"),
+    ("MaskablePPO", "multidiscrete"),
+    ("RecurrentPPO", "box"),
+]
+
+
+def phasic(name: str = "PPO", kind: str = "discrete", every: int = 2, answers: Any = None, **changes: Any) -> Any:
+    timing = Phase(every_rollouts=every, epochs=2, batch_size=8, learning_rate=0.01)
+    return distilled(ALL_ALGORITHMS[name], kind, distill=config(timing=timing, **(answers or {})), **changes)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "box", "separate_extractors"])
+def test_the_gradient_of_a_phase_is_that_of_the_joint_loss(kind: str) -> None:
+    timing = Phase(every_rollouts=1, epochs=2, batch_size=10**6)
+    agent = distilled(PPO, kind, distill=config(timing=timing, strength=0.7), max_grad_norm=1e9)
+    lesson, policy, seen = agent.distiller.lesson, agent.policy, []
+
+    def step() -> None:
+        """Keep the gradients, and walk so far away that the next step has something to be held to."""
+        gradients = [None if p.grad is None else p.grad.clone() for p in lesson._parameters]
+        frozen = agent.distiller.actor.frozen(policy).requires_grad_(True)
+        seen.append((frozen, copy.deepcopy(lesson.head), gradients))
+        disturb(policy, 0.3)
+
+    lesson.optimizer.step = step
+    agent.learn(ROLLOUT)
+    (old, _, _), (now, head, gradients) = seen
+    buffer = agent.rollout_buffer
+    states, returns = torch.as_tensor(buffer.observations), torch.as_tensor(buffer.returns).flatten()
+    for module in (old, now):
+        module.train(False)
+    p, q = (module.get_distribution(states).distribution for module in (old, now))
+    held = kl_divergence(p, q).reshape(len(states), -1).sum(1).mean()
+    values = now.predict_values(states).flatten()
+    features = now.pi_features_extractor(states)
+    aux = head(now.mlp_extractor.forward_actor(features)).flatten()
+    loss = 0.5 * ((aux - returns) ** 2).mean() + 0.7 * held + 0.5 * ((values - returns) ** 2).mean()
+    expected = torch.autograd.grad(loss, [*now.parameters(), *head.parameters()], allow_unused=True)
+    assert held > 0.01
+    for found, wanted in zip(gradients, expected, strict=True):
+        wanted = torch.zeros_like(found) if wanted is None and found is not None else wanted
+        assert (found is None) == (wanted is None)
+        if found is not None:
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_before_the_first_phase_training_is_plain_sb3s(name: str, kind: str) -> None:
+    plain = build(ALL_ALGORITHMS[name], kind).learn(3 * ROLLOUT)
+    agent = phasic(name, kind, every=4).learn(3 * ROLLOUT)
+    assert not differences(training_state(plain), training_state(agent))
+    assert logged(plain) == logged(agent)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_phase_changes_the_policy_and_no_global_generator(name: str, kind: str) -> None:
+    agent = phasic(name, kind, every=2).learn(ROLLOUT)
+    lesson = agent.distiller.lesson
+    agent.collect_rollouts(agent.env, Quiet(agent), agent.rollout_buffer, n_rollout_steps=agent.n_steps)
+    lesson.met(agent, next(agent.distiller.source.take(agent)))
+    before, moments = copied(dict(agent.policy.state_dict())), copied(agent.policy.optimizer.state_dict())
+    with untouched_generators():
+        lesson.after(agent, lambda: None)
+    assert lesson.phases == 1
+    assert differences(before, dict(agent.policy.state_dict()))
+    assert not differences(moments, agent.policy.optimizer.state_dict()), "the agent's own optimizer took part"
+    assert not patches(agent)
+
+
+class Quiet(BaseCallback):
+    """A callback for rollouts outside ``learn``; with VecNormalize it is the source's recorder."""
+
+    def __new__(cls, agent: Any) -> Any:
+        recorder = agent.distiller.recorder(agent)
+        if recorder is not None:
+            recorder.model, recorder.locals, recorder.globals = agent, {}, {}
+            return recorder
+        return super().__new__(cls)
+
+    def __init__(self, agent: Any) -> None:
+        super().__init__()
+        self.init_callback(agent)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "at"),
+    [(*CASES[0], 3), (*CASES[0], 4), *((*case, 5) for case in CASES)],  # before, just after and in the next interval
+)
+def test_resumed_between_phases_is_as_never_stopped(name: str, kind: str, at: int, tmp_path: Path) -> None:
+    total = 7 * ROLLOUT
+    expected = copied(whole(phasic(name, kind, every=4).learn(total)))
+    checkpoints = rlsd.Checkpoints(tmp_path, every=at * ROLLOUT)
+    phasic(name, kind, every=4).learn(total, callback=checkpoints)
+    scramble()
+    again = rlsd.resume(tmp_path / str(at * ROLLOUT))
+    again.learn(total - again.num_timesteps, reset_num_timesteps=False)
+    assert not differences(expected, whole(again))
+
+
+def whole(agent: Any) -> Any:
+    return training_state(agent), distillation_state(agent)
+
+
+def test_the_value_is_learned_and_the_actions_stay() -> None:
+    timing = Phase(every_rollouts=2, epochs=60, batch_size=8, learning_rate=0.01)
+    first = distilled(PPO, distill=config(timing=Phase(every_rollouts=2, epochs=1, batch_size=8)), gamma=0.5)
+    agent = distilled(PPO, distill=config(timing=timing, strength=5.0), gamma=0.5)
+    short, long = (a.learn(2 * ROLLOUT).distiller.lesson.figures() for a in (first, agent))
+    assert long["phase_aux_loss"] < short["phase_aux_loss"]
+    assert long["phase_value_loss"] < short["phase_value_loss"]
+    assert 0.0 < long["phase_kl"] < 0.02
+
+
+def test_strength_zero_is_plain_sb3() -> None:
+    plain = build(PPO).learn(4 * ROLLOUT)
+    agent = phasic(every=2, answers={"strength": 0.0}).learn(4 * ROLLOUT)
+    assert not differences(training_state(plain), training_state(agent))
+    assert agent.distiller.lesson.rollouts.count == 0
+
+
+def test_a_closed_gate_leaves_the_phase_out_and_forgets_the_rollouts() -> None:
+    gated = rlsd.Constant(1.0, gates=rlsd.ReturnGate())  # before 20 episodes it is closed
+    agent = phasic(every=2, answers={"strength": gated}).learn(2 * ROLLOUT)
+    assert agent.distiller.lesson.phases == 0
+    assert agent.distiller.lesson.rollouts.count == 0
+
+
+def test_the_snapshot_is_taken_just_before_the_phase() -> None:
+    agent = phasic(every=2, answers={"teacher": rlsd.Snapshot(every=10**6)}).learn(4 * ROLLOUT)
+    assert agent.distiller.teacher.version == 2
+    assert agent.distiller.lesson.phases == 2
+
+
+@pytest.mark.parametrize("name", ["TD3", "SAC", "DQN", "ARS"])
+def test_algorithms_without_rollouts_are_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^a phase needs rollouts .* {name} keeps none: use timing 'every_step'.*$"):
+        phasic(name, "box" if name != "DQN" else "discrete")
+
+
+def test_rollouts_keep_what_is_finite_up_to_their_room() -> None:
+    rollouts = Rollouts(3, torch.device("cpu"))
+    states = np.array([[0.0], [np.nan], [1e300], [3.0], [4.0], [5.0]])
+    rollouts.add({"@observation": states}, np.array([0.0, 1.0, 2.0, np.inf, 4.0, 5.0]))
+    assert rollouts.count == 3
+    assert rollouts.states(slice(0, 3)).flatten().tolist() == [0.0, 4.0, 5.0]
+    assert rollouts.returns(slice(0, 3)).tolist() == [0.0, 4.0, 5.0]
+    other = Rollouts(3, torch.device("cpu"))
+    other.load(rollouts.tensors())
+    assert not differences(other.tensors(), rollouts.tensors())
+    with pytest.raises(ValueError, match="do not fit: 3 found, room for 2"):
+        Rollouts(2, torch.device("cpu")).load(rollouts.tensors())
+
+
+@pytest.mark.parametrize("teacher", ["ema", "ensemble", "best", "selective"])
+@pytest.mark.parametrize("strength", ["adaptive", {"type": "constant", "gates": ["value_advantage", "entropy_floor"]}])
+def test_phases_suit_every_teacher_strength_and_gate(teacher: str, strength: Any) -> None:
+    answers = {"teacher": teacher, "strength": strength, "divergence": rlsd.KL(value_weight=0.5)}
+    agent = phasic(every=2, answers=answers, stats_window_size=2).learn(6 * ROLLOUT)
+    figures = agent.distiller.lesson.figures()
+    assert all(np.isfinite(value) for value in figures.values())

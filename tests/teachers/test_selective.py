@@ -1,0 +1,160 @@
+"""Held where the agent no longer goes, free where it learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from agents import copied, differences, untouched_generators
+from helpers import disturb, small_agent, small_ppo, vec_env
+
+import rlsd
+from rlsd.actors import actor_for
+from rlsd.observations import as_items
+from rlsd.teachers import Selective
+from rlsd.teachers.selective import WINDOW
+
+CONFIG = {
+    "teacher": {"type": "selective", "every": 16},
+    "states": {"type": "reservoir", "capacity": 64, "batch_size": 16},
+}
+
+
+def states(n: int, mean: float, seed: int = 0, size: int = 3) -> dict[str, np.ndarray]:
+    return as_items(np.random.default_rng(seed).normal(mean, 1.0, (n, size)).astype(np.float32))
+
+
+def built(agent, **fields):
+    """A selective teacher with a first snapshot, and a reservoir of 256 old states around 0."""
+    teacher = Selective(**{"every": 1, "steps": 200} | fields).build(actor_for(agent))
+    store = rlsd.Reservoir(capacity=512, batch_size=16).build(np.random.SeedSequence(0), agent)
+    size = agent.observation_space.shape[0]
+    store.add(states(256, 0.0, size=size))
+    teacher.take(agent)
+    return teacher, store, size
+
+
+def test_states_unlike_those_met_now_are_held_and_the_others_are_free():
+    teacher, store, size = built(agent := small_ppo())
+    now = states(256, 8.0, seed=1, size=size)
+    store.add(now)
+    teacher.met(agent, now)
+    teacher.study(store)
+    old, new = (torch.from_numpy(next(iter(s.values()))) for s in (states(256, 0.0, size=size), now))
+    assert teacher.hold(old).min() > 0.8
+    assert teacher.hold(new).max() == 0.0
+    assert teacher.figures()["discriminator_accuracy"] > 0.7
+
+
+def test_nothing_is_held_while_the_agent_goes_where_it_always_went():
+    teacher, store, size = built(agent := small_ppo(), steps=50)
+    teacher.met(agent, states(256, 0.0, seed=1, size=size))
+    teacher.study(store)
+    held = teacher.hold(torch.from_numpy(next(iter(states(256, 0.0, seed=2, size=size).values()))))
+    assert (held > 0).float().mean() < 0.1
+
+
+def test_a_held_state_keeps_its_target_and_a_free_one_follows_the_snapshot():
+    agent = rlsd.SelfDistilled(type(small_ppo()))(
+        "MlpPolicy", vec_env(n=2), n_steps=16, batch_size=16, seed=0, distill=CONFIG
+    )
+    agent.learn(64)
+    replay, teacher = agent.distiller.replay, agent.distiller.teacher
+    slots = np.arange(replay.store.count)
+    before = replay.targets.clone()
+    disturb(agent.policy, 0.5)
+    teacher.take(agent)
+    held = torch.zeros(len(slots))
+    held[::2] = 0.7
+    teacher.hold = lambda observations: held
+    replay.teach(teacher, replay._stale(teacher, slots))
+    assert torch.equal(replay.targets[slots][::2], before[slots][::2])
+    fresh = teacher.targets(replay.store.gather(slots, torch.from_numpy(slots)))
+    assert torch.equal(replay.targets[slots][1::2], fresh[1::2])
+    assert torch.equal(replay.holds[slots], held)
+
+
+def test_the_loss_is_the_divergence_weighted_by_how_firmly_each_state_is_held():
+    agent = rlsd.SelfDistilled(type(small_ppo()))(
+        "MlpPolicy", vec_env(n=2), n_steps=16, batch_size=16, seed=0, distill=CONFIG
+    )
+    agent.learn(64)
+    distiller = agent.distiller
+    distiller.teacher.hold = lambda observations: torch.linspace(0.1, 1.0, len(observations))
+    disturb(agent.policy, 0.5)
+    batches = []
+    draw = distiller.replay.next
+    distiller.replay.next = lambda teacher: batches.append(draw(teacher)) or batches[-1]
+    distiller.penalty.begin(agent, 0.3)
+    loss = distiller.penalty.loss()
+    (batch,) = batches
+    student = distiller.actor.parameters(agent.policy, batch.states)
+    expected = 0.3 * (batch.hold * distiller.actor.family.kl(batch.targets, student)).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert batch.hold.std() > 0
+
+
+def test_a_new_state_enters_with_the_target_of_its_time():
+    agent = rlsd.SelfDistilled(type(small_ppo()))(
+        "MlpPolicy", vec_env(n=2), n_steps=16, batch_size=16, seed=0, distill=CONFIG
+    )
+    agent.learn(32)
+    assert (agent.distiller.replay.versions[: agent.distiller.states.count] > 0).all()
+
+
+def test_more_states_than_the_window_holds_are_sampled():
+    teacher, _, size = built(agent := small_ppo())
+    teacher.met(agent, states(3 * WINDOW, 1.0, size=size))
+    assert len(next(iter(teacher._recent.values()))) == WINDOW
+    for seed in range(3):
+        teacher.met(agent, states(WINDOW // 2, float(seed), seed, size=size))
+    assert len(next(iter(teacher._recent.values()))) == WINDOW
+
+
+@pytest.mark.parametrize("name", ["PPO", "SAC", "DQN", "ARS"])
+def test_every_algorithm_learns_with_it_and_touches_no_global_generator(name):
+    agent = small_agent(name)
+    teacher, store, size = built(agent) if len(agent.observation_space.shape) == 1 else pytest.skip("vectors only")
+    with untouched_generators():
+        teacher.met(agent, states(64, 3.0, size=size))
+        teacher.study(store)
+        teacher.hold(torch.zeros(5, size))
+
+
+@pytest.mark.parametrize("kind", ["vector", "image", "dict"])
+def test_saved_and_resumed_it_is_as_if_never_stopped(kind, tmp_path):
+    from helpers import OBSERVATION_SPACES
+
+    policy, kwargs = {
+        "vector": ("MlpPolicy", {}),
+        "image": ("CnnPolicy", {"net_arch": [4], "features_extractor_kwargs": {"features_dim": 4}}),
+        "dict": ("MultiInputPolicy", {"net_arch": [4]}),
+    }[kind]
+
+    def make():
+        cls = rlsd.SelfDistilled(type(small_ppo()))
+        return cls(
+            policy,
+            vec_env(OBSERVATION_SPACES[kind], n=2),
+            n_steps=8,
+            batch_size=8,
+            n_epochs=1,
+            seed=0,
+            device="cpu",
+            distill=CONFIG,
+            policy_kwargs=kwargs,
+        )
+
+    agent = make()
+    agent.learn(64)
+    agent.save(tmp_path / "agent")
+    loaded = type(agent).load(tmp_path / "agent")
+    assert not differences(copied(agent.distiller.tensors()), copied(loaded.distiller.tensors()))
+    assert agent.distiller.state() == loaded.distiller.state()
+
+
+def test_states_read_where_they_lie_are_refused():
+    with pytest.raises(TypeError, match="reservoir"):
+        rlsd.SelfDistilled(type(small_agent("DQN")))(
+            "MlpPolicy", "CartPole-v1", distill={"teacher": "selective", "states": "replay_buffer"}
+        )
