@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
-from rlsd.actors import actor_for
+from rlsd.actors import actor_for, algorithm_name
 from rlsd.config import DistillConfig
 from rlsd.deposit import Deposit
 from rlsd.divergences import Divergence
@@ -54,7 +54,7 @@ class Distiller:
         self.teacher.wants = wants = _wants(config.divergence, config.strength)
         if wants.value and not self.actor.has_values:
             raise TypeError(
-                f"a value term or value gate needs an algorithm with state values, and a {type(agent).__name__} has "
+                f"a value term or value gate needs an algorithm with state values, and a {algorithm_name(agent)} has "
                 "none: use PPO, A2C, TRPO or MaskablePPO, or set divergence.value_weight to 0 and leave the gate out"
             )
         if wants.spread and type(self.teacher).spread is Teacher.spread:

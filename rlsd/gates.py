@@ -15,7 +15,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from rlsd.actors import Actor
+from rlsd.actors import Actor, algorithm_name
 from rlsd.config import Answer, checked_number, number
 from rlsd.distributions import Family, Point
 from rlsd.returns import smoothed_return
@@ -328,7 +328,7 @@ class EntropyFloor(Gate, name="entropy_floor"):
     def check(self, agent: BaseAlgorithm, actor: Actor) -> None:  # noqa: D102
         if isinstance(actor.family, Point):
             raise TypeError(
-                f"gate 'entropy_floor' needs actions left to chance, and the actor of {type(agent).__name__} is "
+                f"gate 'entropy_floor' needs actions left to chance, and the actor of {algorithm_name(agent)} is "
                 "deterministic: leave the gate out, or use 'return'"
             )
 

@@ -147,7 +147,7 @@ _RECIPES: dict[str, Recipe] = {
         },
     ),
     "retain": Recipe(
-        "What the agent was when distillation began teaches it while it is trained on: fine-tuning without forgetting.",
+        "What the agent was when distillation began pulls it back when its return falls behind: for fine-tuning.",
         "Wolczyk et al. 2024",
         {
             "teacher": {"type": "origin"},

@@ -13,7 +13,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from rlsd.actors import Actor
+from rlsd.actors import Actor, algorithm_name
 from rlsd.config import Answer, answers, checked_number, choice, integer, number
 from rlsd.gates import Gate, Situation
 from rlsd.timing import Timing
@@ -292,7 +292,7 @@ class Relative(Strength, name="relative"):
 
     def check(self, agent: BaseAlgorithm, actor: Actor, timing: Timing) -> None:  # noqa: D102
         super().check(agent, actor, timing)
-        name = type(agent).__name__
+        name = algorithm_name(agent)
         if not timing.deposits:
             raise TypeError(
                 "strength 'relative' weighs the penalty against the agent's own update, and timing "

@@ -315,11 +315,11 @@ def test_what_is_no_gate_is_refused(make, said):
 @pytest.mark.parametrize(
     ("name", "gate", "said"),
     [
-        ("TD3", EntropyFloor(), "the actor of SelfDistilledTD3 is deterministic: leave the gate out, or use 'return'"),
-        ("DDPG", EntropyFloor(), "the actor of SelfDistilledDDPG is deterministic"),
-        ("ARS", EntropyFloor(), "the actor of SelfDistilledARS is deterministic"),
-        ("SAC", ValueAdvantage(), "needs an algorithm with state values, and a SelfDistilledSAC has none: use PPO"),
-        ("DQN", ValueAdvantage(), "needs an algorithm with state values, and a SelfDistilledDQN has none: use PPO"),
+        ("TD3", EntropyFloor(), "the actor of TD3 is deterministic: leave the gate out, or use 'return'"),
+        ("DDPG", EntropyFloor(), "the actor of DDPG is deterministic"),
+        ("ARS", EntropyFloor(), "the actor of ARS is deterministic"),
+        ("SAC", ValueAdvantage(), "needs an algorithm with state values, and a SAC has none: use PPO"),
+        ("DQN", ValueAdvantage(), "needs an algorithm with state values, and a DQN has none: use PPO"),
     ],
 )
 def test_a_gate_that_cannot_judge_an_agent_is_refused_with_a_way_out(name, gate, said):

@@ -302,12 +302,12 @@ def wrapped(name: str, strength) -> object:
 @pytest.mark.parametrize(
     ("name", "of", "said"),
     [
-        ("ARS", "loss", "against a loss, and a SelfDistilledARS has none: use 'adaptive', 'constant' or 'schedule'"),
-        ("ARS", "gradient", "against a loss, and a SelfDistilledARS has none: use 'adaptive', 'constant' or"),
+        ("ARS", "loss", "against a loss, and a ARS has none: use 'adaptive', 'constant' or 'schedule'"),
+        ("ARS", "gradient", "against a loss, and a ARS has none: use 'adaptive', 'constant' or"),
         (
             "TRPO",
             "gradient",
-            "needs gradients that an optimizer takes, and a SelfDistilledTRPO steps by itself: use of",
+            "needs gradients that an optimizer takes, and a TRPO steps by itself: use of",
         ),
     ],
 )

@@ -4,7 +4,7 @@ One adapter serves one way of acting, not one algorithm; :func:`actor_for` finds
 :func:`register_actor` adds one for a policy of your own.
 """
 
-from rlsd.actors.base import Actor, actor_for, register_actor
+from rlsd.actors.base import Actor, actor_for, algorithm_name, register_actor
 from rlsd.actors.continuous import DeterministicActor, SquashedGaussianActor
 from rlsd.actors.on_policy import ActorCritic, MaskedActorCritic, RecurrentActorCritic
 from rlsd.actors.q_values import QLearner, QuantileLearner
@@ -21,5 +21,6 @@ __all__ = [
     "RecurrentActorCritic",
     "SquashedGaussianActor",
     "actor_for",
+    "algorithm_name",
     "register_actor",
 ]

@@ -116,10 +116,15 @@ def actor_for(agent: BaseAlgorithm) -> Actor:
         if _name(cls) in _ACTORS:
             return _ACTORS[_name(cls)](policy)
     raise TypeError(
-        f"cannot distil a {type(agent).__name__} with a {type(policy).__name__}: rlsd does not know how this policy "
+        f"cannot distil a {algorithm_name(agent)} with a {type(policy).__name__}: rlsd does not know how this policy "
         "acts. Write a subclass of rlsd.actors.Actor for it and call rlsd.register_actor"
         f"({type(policy).__name__}, YourActor)"
     )
+
+
+def algorithm_name(agent: Any) -> str:
+    """Return the name of an agent's algorithm, ``"PPO"`` also where it is distilled."""
+    return type(agent).__name__.removeprefix("SelfDistilled")
 
 
 def _name(cls: type) -> str:

@@ -22,7 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
-from rlsd.actors import actor_for
+from rlsd.actors import actor_for, algorithm_name
 from rlsd.actors.base import unused
 from rlsd.speed.acting import lean_methods
 from rlsd.speed.standing_in import standing_in
@@ -44,7 +44,7 @@ def check_mirrored(agent: Any) -> None:
     recurrent = hasattr(agent, "_last_lstm_states") or "lstm_actor" in dict(agent.policy.named_children())
     if recurrent or not isinstance(agent, (OnPolicyAlgorithm, OffPolicyAlgorithm)):
         raise ValueError(
-            f"rollout_device is not for {type(agent).__name__}: its rollouts need more than a policy. Leave it out"
+            f"rollout_device is not for {algorithm_name(agent)}: its rollouts need more than a policy. Leave it out"
         )
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
+from rlsd.actors import algorithm_name
 from rlsd.observations import Normalization, Observations, as_items, from_items
 from rlsd.sources import Source
 from rlsd.states.base import States, StateStore, finite_rows
@@ -205,6 +206,6 @@ class Minibatch(States, name="minibatch"):
             size = agent.replay_buffer.buffer_size * agent.replay_buffer.n_envs
             return ReplayMinibatchStore(agent.batch_size, size, seed, agent.device)
         raise TypeError(
-            f"states 'minibatch' needs an agent that learns from minibatches, and a {type(agent).__name__} does not: "
+            f"states 'minibatch' needs an agent that learns from minibatches, and a {algorithm_name(agent)} does not: "
             "use 'recent'"
         )

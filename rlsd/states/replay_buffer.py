@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
+from rlsd.actors import algorithm_name
 from rlsd.config import integer
 from rlsd.observations import Observations, as_items, from_items
 from rlsd.sources import ReplaySource, Source
@@ -73,7 +74,7 @@ class ReplayBuffer(States, name="replay_buffer"):
         buffer = getattr(agent, "replay_buffer", None)
         if buffer is None:
             raise TypeError(
-                f"states 'replay_buffer' needs an agent with a replay buffer, and a {type(agent).__name__} has none: "
+                f"states 'replay_buffer' needs an agent with a replay buffer, and a {algorithm_name(agent)} has none: "
                 "use 'reservoir'"
             )
         return ReplayBufferStore(buffer.buffer_size * buffer.n_envs, self.batch_size, seed, agent.device)

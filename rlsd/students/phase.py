@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
+from rlsd.actors import algorithm_name
 from rlsd.config import integer, number
 from rlsd.deposit import acting_as_evaluated
 from rlsd.gates import Situation
@@ -40,7 +41,7 @@ class Phases(Lesson):
     watches = True
 
     def __init__(self, answer: Phase, distiller: Any, agent: Any) -> None:
-        policy, name = agent.policy, type(agent).__name__.removeprefix("SelfDistilled")
+        policy, name = agent.policy, algorithm_name(agent)
         if not isinstance(agent, OnPolicyAlgorithm):
             raise TypeError(
                 f"a phase needs rollouts with value targets, and {name} keeps none: use timing 'every_step', "

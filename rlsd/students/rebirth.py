@@ -11,7 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from rlsd.actors import RandomSearchActor
+from rlsd.actors import RandomSearchActor, algorithm_name
 from rlsd.actors.on_policy import RecurrentActorCritic
 from rlsd.config import choice, integer, number
 from rlsd.students.companion import Companion
@@ -181,7 +181,7 @@ def take_over(agent: Any, student: BasePolicy, with_optimizers: bool) -> None:
 
 
 def _check(answer: Reborn, distiller: Any, agent: Any) -> None:
-    name = type(agent).__name__.removeprefix("SelfDistilled")
+    name = algorithm_name(agent)
     actor = distiller.actor
     if not distiller.states.ahead:
         raise TypeError("a student needs more states than those of the present minibatch: use states 'reservoir'")

@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.patch_gym import _convert_space
 from torch import Tensor, nn
 
-from rlsd.actors import actor_for
+from rlsd.actors import actor_for, algorithm_name
 from rlsd.observations import Normalization
 from rlsd.teachers.frozen_policy import FrozenPolicy
 
@@ -58,7 +58,7 @@ class Donor:
         """Pack the policy of a live agent as it is now."""
         data = {key: getattr(agent, key) for key in _NEEDED} | {"use_sde": getattr(agent, "use_sde", False)}
         weights = {name: tensor.detach().cpu() for name, tensor in agent.policy.state_dict().items()}
-        return cls._pack(type(agent).__name__, data, weights, _statistics(agent.get_vec_normalize_env()))
+        return cls._pack(algorithm_name(agent), data, weights, _statistics(agent.get_vec_normalize_env()))
 
     @classmethod
     def read(cls, path: str, vecnormalize: str = "") -> Donor:

@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from rlsd.actors import Actor
+from rlsd.actors import Actor, algorithm_name
 from rlsd.actors.on_policy import MaskedActorCritic, RecurrentActorCritic
 from rlsd.distributions import Categorical, Family, QValues
 from rlsd.observations import Observations, as_items, from_items, split_context
@@ -59,7 +59,7 @@ class FrozenTeacher(Teacher):
         translated = _translated(frozen.actor.family, self.actor.family)
         reason = "" if translated else misfit(frozen.actor, built.squash_output, self.actor, agent.policy.squash_output)
         if reason:
-            raise ValueError(f"the teacher {donor.name} cannot teach a {type(agent).__name__}: {reason}")
+            raise ValueError(f"the teacher {donor.name} cannot teach a {algorithm_name(agent)}: {reason}")
         if self.wants.value and not frozen.actor.has_values:
             raise ValueError(f"the teacher {donor.name} gives no values of states: set divergence.value_weight to 0")
         self.donor, self.frozen = donor, frozen
@@ -194,7 +194,7 @@ class Frozen(Teaching, name="frozen"):
         if bool(self.path) == (self.agent is not None):
             raise ValueError(
                 "teacher 'frozen' needs a trained agent, either teacher.path or teacher.agent: "
-                'rlsd.Frozen("teacher.zip") or {"type": "frozen", "path": "teacher.zip"}'
+                'rlsd.Frozen("teacher.zip"), or --distill teacher.path=teacher.zip on the command line'
             )
 
     def to_dict(self) -> dict[str, Any]:
