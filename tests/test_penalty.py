@@ -303,7 +303,7 @@ def test_every_algorithm_with_values_can_be_trained_with_a_value_weight(name):
 
 @pytest.mark.parametrize("name", ["SAC", "DQN", "TD3", "ARS", "RecurrentPPO"])
 def test_an_algorithm_without_values_is_refused_a_value_weight_with_a_way_out(name):
-    with pytest.raises(TypeError, match=f"state values, and a SelfDistilled{name} has none: use PPO, A2C, TRPO or Mas"):
+    with pytest.raises(TypeError, match=f"state values, and a {name} has none: use PPO, A2C, TRPO or Mas"):
         small_agent(name, wrap=rlsd.SelfDistilled, distill={"divergence": {"value_weight": 0.5}})
 
 

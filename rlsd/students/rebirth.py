@@ -229,11 +229,11 @@ class Reborn(Timing, name="reborn"):
         Adams 2020).
     :param steps: gradient steps of imitation at a time. Usual range 1,000 to 20,000.
     :param attempts: how often as many steps are taken at most until ``kl_bound`` is met; then the student is given up.
-        Usual range 1 to 5.
+        Usual range 1 to 10.
     :param learning_rate: of the imitation's Adam, falling to 0 over the steps. Usual range 3e-4 to 3e-3.
     :param batch_size: states at one gradient step. Usual range 64 to 1024.
     :param kl_bound: largest mean KL on held-out states, in nats, at which the student takes over. Lower is safer
-        and takes more steps. Usual range 0.001 to 0.1.
+        and takes more steps: a greedy Q-learner's order of actions needs more care. Usual range 0.001 to 0.1.
     :param value_weight: weight of the critic's part; 0.5 in ITER. Usual range 0.1 to 1.
     :param over: environment steps that a student learns in parallel. Usual range 10,000 to 500,000.
     :param episodes: of the probation. More judge better, and later. Usual range 10 to 100.
@@ -248,11 +248,11 @@ class Reborn(Timing, name="reborn"):
     every: int = integer(100_000, low=1)
     mode: str = choice("sequential", ("sequential", "parallel"))
     kind: str = choice("fresh", KINDS)
-    steps: int = integer(2000, low=1)
-    attempts: int = integer(3, low=1)
+    steps: int = integer(4000, low=1)
+    attempts: int = integer(5, low=1)
     learning_rate: float = number(1e-3, low=0.0, low_open=True)
     batch_size: int = integer(256, low=1)
-    kl_bound: float = number(0.02, low=0.0, low_open=True)
+    kl_bound: float = number(0.005, low=0.0, low_open=True)
     value_weight: float = number(0.5, low=0.0)
     over: int = integer(50_000, low=1)
     episodes: int = integer(20, low=1)
