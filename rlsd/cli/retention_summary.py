@@ -59,9 +59,10 @@ class Scale:
     def explain(self) -> list[str]:
         """Return what kept and solved mean here, in lines for people."""
         since = "A after B / A after A" if self.origin == 0.0 else "(A after B - random) / (A after A - random)"
-        solved = f"A after A, B after B: at least {self.level:g}"
         if self.level is None:
             solved = f"B after B: {KEPT:.0%} of A after A, measured from random"
+        else:
+            solved = f"A after A, B after B: at least {self.level:g}"
         return [
             f"kept      {since}, seed by seed; the random policy's return is {self.random:.1f}",
             f"solved    {solved}",

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 #: Raised for a larger network, which would cost more at each update; two small layers tell what must be told.
 WIDTH = 32
@@ -30,24 +29,54 @@ class Discriminator:
 
     def __init__(self, size: int, generator: np.random.Generator, device: torch.device) -> None:
         self._generator = generator
-        self._sizes = [(WIDTH, size), (WIDTH, WIDTH), (1, WIDTH)]
-        self.parameters = [p for shape in self._sizes for p in self._layer(shape, device)]
-        self._optimizer = torch.optim.Adam(self.parameters, lr=self.LEARNING_RATE, fused=True)
+        shapes = [(WIDTH, size), (WIDTH, WIDTH), (1, WIDTH)]
+        self._parts = [part for outputs, inputs in shapes for part in ((outputs, inputs), (outputs,))]
+        bounds = [1.0 / np.sqrt(inputs) for _, inputs in shapes for _ in range(2)]  # as torch initialises a Linear
+        drawn = [generator.uniform(-w, w, part).ravel() for w, part in zip(bounds, self._parts, strict=True)]
+        # All in one vector: the optimizer has one tensor to step.
+        self.weights = nn.Parameter(torch.tensor(np.concatenate(drawn), dtype=torch.float32, device=device))
+        self._optimizer = torch.optim.Adam([self.weights], lr=self.LEARNING_RATE, fused=True)
         self.mean = torch.zeros(size, device=device)
         self.std = torch.ones(size, device=device)
         #: Share of the latest training batches that it told apart rightly; 1/2 is chance.
         self.accuracy = 0.5
 
-    def _layer(self, shape: tuple[int, int], device: torch.device) -> list[nn.Parameter]:
-        bound = 1.0 / np.sqrt(shape[1])  # as torch initialises a Linear layer
-        weight, bias = (self._generator.uniform(-bound, bound, size) for size in (shape, shape[:1]))
-        return [nn.Parameter(torch.tensor(array, dtype=torch.float32, device=device)) for array in (weight, bias)]
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """Return weight and bias of each layer as views of a vector like :attr:`weights`."""
+        parts = flat.split([int(np.prod(part)) for part in self._parts])
+        return [part.view(shape) for part, shape in zip(parts, self._parts, strict=True)]
 
-    def _logits(self, inputs: Tensor) -> Tensor:
-        w1, b1, w2, b2, w3, b3 = self.parameters
-        hidden = F.relu(F.linear(((inputs - self.mean) / self.std).clamp(-LARGEST, LARGEST), w1, b1))
-        return F.linear(F.relu(F.linear(hidden, w2, b2)), w3, b3).squeeze(-1)
+    def _standardised(self, inputs: Tensor) -> Tensor:
+        return ((inputs - self.mean) / self.std).clamp_(-LARGEST, LARGEST)
 
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return both hidden layers and the logits ``(n, 1)``, of standardised inputs."""
+        w1, b1, w2, b2, w3, b3 = self._views(self.weights.detach())
+        first = torch.addmm(b1, x, w1.t()).relu_()
+        second = torch.addmm(b2, first, w2.t()).relu_()
+        return first, second, torch.addmm(b3, second, w3.t())
+
+    def gradient(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean logistic loss's gradient by :attr:`weights`, and the logits ``(n, 1)``.
+
+        By hand: autograd would take most of the time of so small a network.
+
+        :param x: standardised inputs, ``(n, size)``.
+        :param labels: 1 for met now, 0 for stored, ``(n, 1)``.
+        """
+        first, second, logits = self._forward(x)
+        gradient = torch.empty_like(self.weights.detach())
+        w1, b1, w2, b2, w3, b3 = self._views(gradient)
+        _, _, v2, _, v3, _ = self._views(self.weights.detach())
+        by = (logits.sigmoid() - labels) / len(x)
+        for weight, bias, inputs, outgoing in ((w3, b3, second, v3), (w2, b2, first, v2), (w1, b1, x, None)):
+            torch.mm(by.t(), inputs, out=weight)
+            torch.sum(by, 0, out=bias)
+            if outgoing is not None:
+                by = (by @ outgoing).mul_(inputs > 0)
+        return gradient, logits
+
+    @torch.no_grad()
     def train(self, now: Tensor, stored: Tensor, steps: int, batch_size: int) -> None:
         """Learn to tell states met now from stored ones.
 
@@ -58,43 +87,36 @@ class Discriminator:
         """
         both = torch.cat([now, stored])
         self.mean, self.std = both.mean(0), both.std(0).clamp(min=1e-6)
-        labels = torch.cat([torch.ones(batch_size), torch.zeros(batch_size)]).to(now.device)
+        now, stored = self._standardised(now), self._standardised(stored)
+        labels = torch.cat([torch.ones(batch_size, 1), torch.zeros(batch_size, 1)]).to(now.device)
         right = torch.zeros((), device=now.device)
-        for _ in range(steps):
-            picks = [self._generator.integers(len(some), size=batch_size) for some in (now, stored)]
-            batch = torch.cat([some[torch.from_numpy(i)] for some, i in zip((now, stored), picks, strict=True)])
-            with torch.enable_grad():
-                logits = self._logits(batch)
-                gradients = torch.autograd.grad(F.binary_cross_entropy_with_logits(logits, labels), self.parameters)
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                parameter.grad = gradient
+        picks = [self._generator.integers(len(some), size=(steps, batch_size)) for some in (now, stored)]
+        for ours, theirs in zip(*(torch.from_numpy(rows).to(now.device) for rows in picks), strict=True):
+            batch = torch.cat([now[ours], stored[theirs]])
+            self.weights.grad, logits = self.gradient(batch, labels)
             self._optimizer.step()
             right += ((logits > 0) == (labels > 0.5)).float().mean()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.weights.grad = None
         self.accuracy = float(right) / steps
 
+    @torch.no_grad()
     def probability(self, inputs: Tensor) -> Tensor:
         """Return ``P(met now | state)``, ``(n,)``, from ``(n, size)``."""
-        with torch.no_grad():
-            return self._logits(inputs).sigmoid()
+        return self._forward(self._standardised(inputs))[2].sigmoid().squeeze(-1)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights, standardisation and the optimizer's moments by name."""
-        out = {"mean": self.mean, "std": self.std}
-        for i, parameter in enumerate(self.parameters):
-            out[f"parameter/{i}"] = parameter.detach()
-            for name, tensor in self._optimizer.state.get(parameter, {}).items():
-                out[f"{name}/{i}"] = tensor
-        return out
+        return {"mean": self.mean, "std": self.std, "weights": self.weights.detach()} | dict(
+            self._optimizer.state.get(self.weights, {})
+        )
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what :meth:`tensors` returned."""
-        for i, parameter in enumerate(self.parameters):
-            found = tensors[f"parameter/{i}"]
-            if found.shape != parameter.shape:
-                raise ValueError(f"the saved discriminator takes {tuple(found.shape)}, not {tuple(parameter.shape)}")
-            parameter.data.copy_(found)
-            moments = {n: tensors[f"{n}/{i}"] for n in ("step", "exp_avg", "exp_avg_sq") if f"{n}/{i}" in tensors}
-            if moments:
-                self._optimizer.state[parameter] = {n: t.to(parameter.device).clone() for n, t in moments.items()}
+        found = tensors["weights"]
+        if found.shape != self.weights.shape:
+            raise ValueError(f"the saved discriminator has {found.numel()} weights, not {self.weights.numel()}")
+        self.weights.data.copy_(found)
+        moments = {name: tensors[name] for name in ("step", "exp_avg", "exp_avg_sq") if name in tensors}
+        if moments:
+            self._optimizer.state[self.weights] = {n: t.to(found.device).clone() for n, t in moments.items()}
         self.mean, self.std = (tensors[name].to(self.mean.device).clone() for name in ("mean", "std"))

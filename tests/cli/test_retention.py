@@ -171,6 +171,7 @@ def test_figures_by_hand():
 
 def test_where_returns_are_negative_the_random_policy_is_the_origin():
     scale = Scale(random=-1200.0, origin=-1200.0, level=None)
+    assert any("90% of A after A" in line for line in scale.explain())
     found = measure(outcome(-200.0, -250.0, -290.0), scale, "greedy")
     assert found["kept"] == pytest.approx(0.95), "kept"
     assert found["b_solved"] and found["both"], "B has 91 % of what A had"

@@ -72,6 +72,7 @@ def test_training_stops_with_the_environments_error():
 
 
 def test_one_that_cannot_be_made_leaves_no_process():
+    before = set(mp.active_children())  # of tests before this one, in the same process
     with pytest.raises(EnvironmentWorkerError, match=r"Environment 0 raised OSError.* while it was made; .* no action"):
         make(Faulty, fault="unmade")
-    assert not mp.active_children()
+    assert set(mp.active_children()) <= before
