@@ -15,8 +15,6 @@ BASELINE = "baseline"
 DEFAULT = "default"
 
 _NAME = re.compile(r"\w[\w.+-]*")
-# Not inside brackets, where a comma belongs to a value.
-_COMMA = re.compile(r",(?![^\[{(]*[\]})])")
 _HYPERPARAMS = "hyperparams."
 
 
@@ -54,7 +52,7 @@ def parse_variants(words: Iterable[str], recipes: Sequence[str]) -> list[Variant
     :param recipes: the names that stand for a recipe.
     :raises UserError: when a name is unknown, given twice, or its settings cannot be read.
     """
-    texts = [text.strip() for word in words for text in _COMMA.split(word)]
+    texts = [text.strip() for word in words for text in _split(word)]
     variants = [_variant(text, recipes) for text in texts if text]
     if not variants:
         raise UserError("--variants is empty: give for example baseline,default")
@@ -98,6 +96,18 @@ def _variant(text: str, recipes: Sequence[str]) -> Variant:
     if baseline and (pairs or recipe):
         raise UserError(f"variant {name}: baseline is training without distillation, so {text!r} contradicts itself")
     return Variant(name, baseline, None if recipe is None else str(recipe), pairs, hyperparams)
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas, but not inside brackets, where a comma belongs to a value."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{(") - (letter in ")}]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _known(name: str, recipes: Sequence[str]) -> Variant:

@@ -77,6 +77,10 @@ def finish(folder, trial):
             "a:recipe=selective;x.y=[1,2];hyperparams.gamma=.9",
             Variant("a", recipe="selective", distill={"x.y": [1, 2]}, hyperparams={"gamma": 0.9}),
         ),
+        (
+            "gated:strength={value: 1, gates: [{type: behind, teacher_return: 9}]}",
+            Variant("gated", distill={"strength": {"value": 1, "gates": [{"type": "behind", "teacher_return": 9}]}}),
+        ),
         ("slow:baseline;hyperparams.lr=1e-4", Variant("slow", baseline=True, hyperparams={"lr": 1e-4})),
     ],
 )
