@@ -122,7 +122,7 @@ def _environment(agent: BaseAlgorithm, env: Any) -> tuple[VecEnv | None, str]:
         if own is None:
             return None, "it has none"
         try:
-            place = environment_state.thaw(environment_state.freeze(own))
+            place = environment_state.thaw(environment_state.freeze(own, to_reset=True))
         except ValueError as error:
             return None, f"{error}"
         for inner in getattr(place.unwrapped, "envs", ()):

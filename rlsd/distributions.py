@@ -82,6 +82,10 @@ class Family(ABC):
         It rises and falls with the entropy, and means the same whatever the number of actions or dimensions.
         """
 
+    def certainty(self, p: Tensor) -> Tensor:
+        """Return for each state, ``(batch,)``, how far the choice is from one made blindly: from 0 to 1 for sure."""
+        return (1.0 - self.breadth(p)).clamp(0.0, 1.0)
+
     def spread(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return how far several distributions differ for each state in nats, ``(batch,)``: 0 where all are equal.
 
@@ -263,6 +267,10 @@ class Gaussian(Family):
     def breadth(self, p: Tensor) -> Tensor:
         """Return the geometric mean of the standard deviations. SB3's policies begin near 1; it has no upper end."""
         return p[..., self.dim :].mean(-1).exp()
+
+    def certainty(self, p: Tensor) -> Tensor:
+        """Return the choice's share of the precision, beside that of a standard normal: 1/2 where SB3's begin."""
+        return 1.0 / (1.0 + self.breadth(p).square())
 
 
 class Point(Family):

@@ -44,7 +44,7 @@ _RECIPES: dict[str, Recipe] = {
         "this project",
         {
             "teacher": {"type": "selective", "every": 1024, "threshold": 0.2},
-            "strength": {"type": "constant", "value": 0.3},
+            "strength": {"type": "constant", "value": 3.0},
             "timing": {"type": "every_step", "stride": 4},
         },
     ),

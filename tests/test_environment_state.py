@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from agents import KINDS, TinyEnv, differences, make_env, untouched_generators
+from gymnasium import spaces
+from gymnasium.utils import EzPickle
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
@@ -167,3 +169,54 @@ def test_what_cannot_be_pickled_is_named(env: Any, reason: str) -> None:
 def test_data_that_is_damaged_is_a_valueerror(data: bytes) -> None:
     with pytest.raises(ValueError, match="damaged"):
         thaw(data)
+
+
+class MadeFromArguments(TinyEnv, EzPickle):
+    """As Gymnasium's MuJoCo and Box2D environments, by itself it is pickled as its constructor's arguments alone."""
+
+    def __init__(self, keep: Any = None) -> None:
+        EzPickle.__init__(self)
+        super().__init__(spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(2))
+        self.keep = keep
+
+
+def test_an_environment_that_pickles_its_arguments_alone_keeps_its_state() -> None:
+    env = DummyVecEnv([lambda: Monitor(MadeFromArguments())])
+    env.seed(0)
+    env.reset()
+    steps(env, 3)
+    thawed = thaw(freeze(env))
+    assert not differences(steps(env, 20), steps(thawed, 20))
+
+
+def test_where_its_state_cannot_be_read_it_is_refused_and_made_anew_for_who_resets_it() -> None:
+    env = DummyVecEnv([lambda: Monitor(MadeFromArguments(threading.Lock()))])
+    env.reset()
+    with pytest.raises(ValueError, match="cannot be pickled"):
+        freeze(env)
+    made = thaw(freeze(env, to_reset=True))
+    assert made.reset().shape == env.reset().shape
+
+
+@pytest.mark.parametrize("name", ["HalfCheetah-v5", "Hopper-v5"])
+def test_mujoco_goes_on_in_the_middle_of_an_episode(name: str) -> None:
+    pytest.importorskip("mujoco")
+    import gymnasium
+
+    env = DummyVecEnv([lambda: Monitor(gymnasium.make(name))])
+    env.seed(0)
+    env.reset()
+    steps(env, 10)
+    thawed = thaw(freeze(env))
+    assert not differences(steps(env, 10), steps(thawed, 10))
+
+
+def test_box2d_which_nobody_can_read_is_refused() -> None:
+    pytest.importorskip("Box2D")
+    import gymnasium
+
+    env = DummyVecEnv([lambda: Monitor(gymnasium.make("LunarLander-v3"))])
+    env.reset()
+    with pytest.raises(ValueError, match="SwigPyObject"):
+        freeze(env)
+    thaw(freeze(env, to_reset=True)).reset()

@@ -136,7 +136,8 @@ class Teacher(ABC):
     def hold(self, observations: Observations) -> Tensor:
         """Return how firmly the student is held on some raw states, ``(batch,)`` in 0..1; see :attr:`selects`.
 
-        It is the states' weight in the loss. Above :attr:`floor` the target stays as it is, elsewhere it is made anew.
+        It is the states' weight in the loss, times the target's certainty. Above :attr:`floor` the target stays as it
+        is, elsewhere it is made anew.
         """
         raise NotImplementedError
 

@@ -144,6 +144,9 @@ class Selective(Teaching, name="selective"):
     by ``1 - P(met now | state) / threshold``, at least 0. The probability is told by a small classifier between the
     latest states and the stored ones, 1/2 where both are equally dense. A new state enters with a target of its time.
 
+    A target counts by how certain it is (:meth:`Family.certainty`), too: where the agent chose all but blindly when it
+    left, there is nothing to be kept, and to be held there would be a brake on what it learns elsewhere.
+
     :param every: environment steps from one snapshot and training of the classifier to the next, rounded up to whole
         rollouts. Raising it costs less; states are told apart, and targets follow, more slowly. Usual range 256 to a
         few rollouts.

@@ -393,7 +393,9 @@ def test_selective_holds_states_that_are_met_no_more_to_what_was_done_there() ->
     threshold, visited, strength = answers.teacher.threshold, answers.teacher.visited, answers.strength.value
     late = [deposit for deposit in seen.deposits if deposit.update == 8]
     assert late
-    classifier = dict(zip(("w1", "b1", "w2", "b2", "w3", "b3"), teacher.discriminator.parameters, strict=True))
+    shapes = {"w1": (32, 3), "b1": (32,), "w2": (32, 32), "b2": (32,), "w3": (1, 32), "b3": (1,)}
+    parts = teacher.discriminator.weights.detach().split([int(np.prod(shape)) for shape in shapes.values()])
+    classifier = {name: part.view(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
     for deposit in late:
         x = ((deposit.states - teacher.discriminator.mean) / teacher.discriminator.std).clamp(-10, 10)
         with torch.no_grad():
@@ -401,7 +403,8 @@ def test_selective_holds_states_that_are_met_no_more_to_what_was_done_there() ->
                 x = torch.relu(x @ classifier[f"w{i}"].T + classifier[f"b{i}"])
             now = torch.sigmoid(x @ classifier["w3"].T + classifier["b3"]).squeeze(1)
         far = (1 - now / threshold).clamp(min=0.0)
-        hold = visited + (1 - visited) * far
+        certain = 1 - Categorical(logits=deposit.targets).entropy() / np.log(3)
+        hold = (visited + (1 - visited) * far) * certain
         with torch.no_grad():
             answers = torch.stack([acts("PPO", seen.policy(w), deposit.states).logits for w in seen.weights])
         gaps, versions = (answers - deposit.targets).abs().amax(-1).min(0)
