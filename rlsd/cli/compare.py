@@ -38,7 +38,8 @@ class CompareOptions:
     """Gymnasium id of an environment; --env A --env B takes both."""
     variants: Annotated[tuple[str, ...], tyro.conf.arg(metavar="V,V")] = ("baseline", "default")
     """What to compare: baseline (plain SB3), default, a recipe's name, or name:key=value;key=value.
-    Keys: those of rlsd train --distill, recipe, and hyperparams.NAME; the word baseline for plain SB3 with changes."""
+    Keys: those of rlsd train --distill, recipe, speed, and hyperparams.NAME; the word baseline for plain SB3 with
+    changes."""
     seeds: Annotated[str, tyro.conf.arg(metavar="SEEDS")] = "100-109"
     """Seeds: 100-109 or 0,3,7-9."""
     algo: Annotated[str, tyro.conf.arg(metavar="ALGO")] = "ppo"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlsd.cli.errors import UserError, nearest
+from rlsd.cli.options import SPEEDS
 from rlsd.cli.values import as_words, parse_pairs
 
 #: The variant that the others are measured against.
@@ -27,6 +28,7 @@ class Variant:
     :param recipe: kind of self-distillation, None for the default.
     :param distill: changes to it, by key.
     :param hyperparams: changes to the environment's hyperparameters, by name.
+    :param speed: how rlsd computes, None for as it does by itself.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Variant:
     recipe: str | None = None
     distill: Mapping[str, Any] = field(default_factory=dict)
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
+    speed: str | None = None
 
     def flags(self, hyperparams: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the words for ``rlsd train``.
@@ -42,6 +45,7 @@ class Variant:
         """
         words = ["--baseline"] if self.baseline else []
         words += ["--recipe", self.recipe] if self.recipe else []
+        words += ["--speed", self.speed] if self.speed else []
         words += _flag("--distill", self.distill)
         return (*words, *_flag("--hyperparams", {**hyperparams, **self.hyperparams}))
 
@@ -92,10 +96,13 @@ def _variant(text: str, recipes: Sequence[str]) -> Variant:
     baseline = "baseline" in words
     pairs = parse_pairs(f"variant {name}", [word for word in words if word != "baseline"])
     recipe = pairs.pop("recipe", name if name in recipes else None)
+    speed = pairs.pop("speed", None)
+    if speed not in (None, *SPEEDS):
+        raise UserError(f"variant {name}: speed must be one of {', '.join(SPEEDS)}, got {speed!r}")
     hyperparams = {key.removeprefix(_HYPERPARAMS): pairs.pop(key) for key in [*pairs] if key.startswith(_HYPERPARAMS)}
-    if baseline and (pairs or recipe):
+    if baseline and (pairs or recipe or speed):
         raise UserError(f"variant {name}: baseline is training without distillation, so {text!r} contradicts itself")
-    return Variant(name, baseline, None if recipe is None else str(recipe), pairs, hyperparams)
+    return Variant(name, baseline, None if recipe is None else str(recipe), pairs, hyperparams, speed)
 
 
 def _split(text: str) -> list[str]:

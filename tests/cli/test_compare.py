@@ -71,6 +71,7 @@ def finish(folder, trial):
         ("baseline", Variant("baseline", baseline=True)),
         ("default", Variant("default")),
         ("selective", Variant("selective", recipe="selective")),
+        ("quick:recipe=guard;speed=max", Variant("quick", recipe="guard", speed="max")),
         ("soft:strength.value=0.1", Variant("soft", distill={"strength.value": 0.1})),
         ("snapshot:teacher.every=8", Variant("snapshot", recipe="snapshot", distill={"teacher.every": 8})),
         (
@@ -95,6 +96,7 @@ def test_a_variants_flags_are_those_of_rlsd_train():
     words = variant.flags({"gamma": 0.5, "n_steps": 8})
     assert words == ("--recipe", "r", "--distill", '{"x": 1}', "--hyperparams", '{"gamma": 0.9, "n_steps": 8}'), "words"
     assert Variant("b", baseline=True).flags({}) == ("--baseline",), "baseline"
+    assert Variant("c", speed="max").flags({}) == ("--speed", "max"), "speed"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,7 @@ def test_a_variants_flags_are_those_of_rlsd_train():
         ("a:baseline;strength=1", "contradicts"),
         ("../up:x=1", "name of a variant"),
         ("a:novalue", "novalue"),
+        ("a:speed=fast", "speed must be one of exact, max, none"),
         (",", "empty"),
     ],
 )
