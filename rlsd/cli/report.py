@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rlsd.cli.console import say, warn
@@ -94,7 +98,7 @@ def say_start(plan: Plan, folder: RunFolder) -> None:
         f"{plan.algorithm.__name__} on {plan.env_id}, {kind}: {plan.n_timesteps:,} steps, seed {plan.seed}, "
         f"{plan.hyperparams.n_envs} envs, {plan.device}; hyperparameters {plan.hyperparams.source}"
     )
-    say(f"Watch it: tensorboard --logdir {folder.tensorboard(plan.options.tensorboard_log)}")
+    say(f"Watch it: {_tensorboard(folder, plan)}")
 
 
 def say_end(session: Session, record: Record, score: Score) -> None:
@@ -107,7 +111,21 @@ def say_end(session: Session, record: Record, score: Score) -> None:
     say(f"Run           {folder.root}")
     say(f"Final agent   {folder.final_agent}")
     say(f"Best agent    {folder.best_agent}")
-    say(f"TensorBoard   tensorboard --logdir {folder.tensorboard(plan.options.tensorboard_log)}")
+    say(f"TensorBoard   {_tensorboard(folder, plan)}")
+    distiller = getattr(session.agent, "distiller", None)
+    if distiller is not None and not distiller.teacher.ready:
+        every = getattr(distiller.config.teacher, "every", None)
+        hint = "" if every is None else f", or take the teacher earlier: --distill teacher.every={max(every // 10, 1)}"
+        warn(f"Nothing was distilled: no teacher was taken in so few steps. Train for longer{hint}")
+
+
+def _tensorboard(folder: RunFolder, plan: Plan) -> str:
+    """Return the command that shows a run, as it can be typed here: make's environment is not on the path."""
+    program = "tensorboard"
+    beside = Path(sys.executable).with_name(program)
+    if shutil.which(program) is None and beside.exists():
+        program = os.path.relpath(beside)
+    return f"{program} --logdir {folder.tensorboard(plan.options.tensorboard_log)}"
 
 
 def say_stopped(session: Session, end: End) -> None:

@@ -94,6 +94,20 @@ def test_the_end_says_what_came_of_it(tmp_path, capsys):
     assert (run / "best_model.zip").is_file(), "without evaluations the final agent is the best there is"
 
 
+def test_a_run_too_short_for_a_teacher_says_so(tmp_path, capsys):
+    assert train(tmp_path, "--distill", "teacher.every=4000") == 0, "exit code"
+    assert "no teacher was taken in so few steps. Train for longer, or take" in capsys.readouterr().err
+    assert train(tmp_path, "--distill", "teacher.every=256") == 0, "exit code"
+    assert "Nothing was distilled" not in capsys.readouterr().err, "there was a teacher"
+
+
+def test_the_command_for_tensorboard_can_be_typed_where_it_is_not_on_the_path(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert train(tmp_path) == 0, "exit code"
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("TensorBoard"))
+    assert line.split()[1].endswith("bin/tensorboard"), line
+
+
 def test_the_same_seed_gives_the_same_agent_and_another_another(finished, tmp_path):
     assert train(tmp_path) == 0, "exit code"
     assert train(tmp_path, "--seed", "1") == 0, "exit code"
