@@ -33,8 +33,7 @@ class Batch(NamedTuple):
     :param targets: the teacher's parameters, ``(batch, family.size)``.
     :param values: the teacher's values of the states, ``(batch,)``, where they are wanted.
     :param spread: how far the teacher's members differ, ``(batch,)``, where it is wanted.
-    :param hold: how firmly the student is held on each state, ``(batch,)``; None for fully on all. Of a teacher that
-        selects, by what it says and by how certain the target is: who chose blindly there left nothing to be kept.
+    :param hold: how firmly the student is held on each state, ``(batch,)``; None for fully on all.
     """
 
     states: Observations
@@ -104,7 +103,9 @@ class Replay:
         if teacher.selects and not self._firm[slots].any():
             return None
         states, rows = self.store.gather(slots, index), self.targets[index]
-        hold = self.holds[index] * teacher.actor.family.certainty(rows[:, : self.size]) if teacher.selects else None
+        hold = self.holds[index] if teacher.selects else None
+        if hold is not None and teacher.weighs_certainty:
+            hold = hold * teacher.actor.family.certainty(rows[:, : self.size])
         if not self.wants.extra:
             return Batch(states, rows, hold=hold)
         return Batch(

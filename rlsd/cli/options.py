@@ -59,7 +59,8 @@ class TrainOptions:
     """Runs go to FOLDER/ALGO/ENV_NUMBER/."""
     tensorboard_log: Annotated[MaybeText, tyro.conf.arg(aliases=["-tb"], metavar="FOLDER")] = None
     """Where TensorBoard's files go. Auto: into the run's own folder."""
-    progress: Annotated[bool, tyro.conf.arg(aliases=["-P"])] = field(default_factory=sys.stderr.isatty)
+    # Looked up when asked: who captures the output exchanges it.
+    progress: Annotated[bool, tyro.conf.arg(aliases=["-P"])] = field(default_factory=lambda: sys.stderr.isatty())
     """Show a progress bar; by default where stderr is a terminal."""
     verbose: Count = 0
     """1 prints SB3's tables."""

@@ -51,6 +51,8 @@ class Teacher(ABC):
     #: Whether it decides state by state, in :meth:`hold`, which are held at the target that they have. Else every
     #: state is held, and its target made anew when the teacher changes.
     selects = False
+    #: Whether a state then also weighs by how certain its target is: who chose blindly there left nothing to be kept.
+    weighs_certainty = False
     #: The weight in the loss of states on which the student is free.
     floor = 0.0
     #: Whether it is shown all states that the agent meets.
@@ -136,8 +138,8 @@ class Teacher(ABC):
     def hold(self, observations: Observations) -> Tensor:
         """Return how firmly the student is held on some raw states, ``(batch,)`` in 0..1; see :attr:`selects`.
 
-        It is the states' weight in the loss, times the target's certainty. Above :attr:`floor` the target stays as it
-        is, elsewhere it is made anew.
+        It is the states' weight in the loss, but for :attr:`weighs_certainty`. Above :attr:`floor` the target stays as
+        it is, elsewhere it is made anew.
         """
         raise NotImplementedError
 

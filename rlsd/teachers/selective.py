@@ -35,6 +35,7 @@ class SelectiveTeacher(SnapshotTeacher):
 
     eager = True
     selects = True
+    weighs_certainty = True
     watches = True
 
     def __init__(self, actor: Actor, every: int, threshold: float, steps: int, visited: float) -> None:

@@ -108,6 +108,7 @@ def test_a_run_without_a_checkpoint_or_with_a_damaged_one_says_so(tmp_path, caps
     (checkpoint,) = (run / "checkpoints").iterdir()
     agent = checkpoint / "agent.zip"
     agent.write_bytes(agent.read_bytes()[:1000])
+    capsys.readouterr()
     assert train("--resume", str(run), "-n", "512") == 2, "damaged"
     err = capsys.readouterr().err
     assert "agent.zip" in err, f"the file is not named: {err}"
