@@ -42,15 +42,18 @@ class Layer:
         self.activation = activation
 
 
-def layers_of(*modules: nn.Module) -> list[Layer] | None:
-    """Return the layers of modules that are applied one after the other, None when they are not known by hand."""
+def layers_of(*modules: nn.Module, trained: bool = True) -> list[Layer] | None:
+    """Return the layers of modules that are applied one after the other, None when they are not known by hand.
+
+    :param trained: refuse parameters that take no gradient, or tell somebody of it.
+    """
     found: list[Layer] = []
     flat = [m for module in modules for m in (module if type(module) is nn.Sequential else [module])]
     if not all(untouched(module) for module in [*modules, *flat]):
         return None
     for module in flat:
         kind = type(module)
-        if kind is nn.Linear and _plain(cast(nn.Linear, module)):
+        if kind is nn.Linear and _plain(cast(nn.Linear, module), trained):
             found.append(Layer(cast(nn.Linear, module), None))
         elif kind in (nn.Tanh, nn.ReLU) and found and found[-1].activation is None:
             found[-1].activation = kind
@@ -75,15 +78,14 @@ def untouched(module: nn.Module) -> bool:
     return not any(hooks) and "forward" not in module.__dict__
 
 
-def _plain(linear: nn.Linear) -> bool:
+def _plain(linear: nn.Linear, trained: bool) -> bool:
     if linear.bias is None:
         return False
     return all(
         type(p) is nn.Parameter
-        and p.requires_grad
         and p.dtype == torch.float32
         and p.device.type == "cpu"
-        and not p._backward_hooks
+        and (not trained or (p.requires_grad and not p._backward_hooks))
         for p in (linear.weight, linear.bias)
     )
 
@@ -244,17 +246,49 @@ def of(policy: nn.Module, quick: bool = False) -> ActorMLP | None:
 
     :param quick: see :class:`Pass`.
     """
+    parts = _parts(policy, trained=True)
+    return None if parts is None else ActorMLP(*parts, quick)
+
+
+class FrozenMLP:
+    """The acting part of an actor-critic policy that only answers: quickly, and for batches of any size.
+
+    Made by :func:`frozen`. It holds the policy's parameters, and answers by what they are at the time.
+    """
+
+    def __init__(self, layers: list[Layer], log_std: nn.Parameter | None, inputs: Inputs) -> None:
+        self._layers, self._log_std, self._inputs = layers, log_std, inputs
+
+    @torch.no_grad()
+    def __call__(self, observations: Tensor) -> Tensor:
+        """Return a new tensor of parameters ``(batch, size)``: logits, or means and log standard deviations."""
+        x = self._inputs(observations)
+        for layer in self._layers:
+            x = torch.addmm(layer.bias, x, layer.weight.t())
+            activate = _activation(layer.activation, x, quick=True)
+            if activate is not None:
+                activate()
+        return x if self._log_std is None else torch.cat([x, self._log_std.expand_as(x)], dim=-1)
+
+
+def frozen(policy: nn.Module) -> FrozenMLP | None:
+    """Return the acting part of a policy that is not trained; for those that :func:`of` serves, else None."""
+    parts = _parts(policy, trained=False)
+    return None if parts is None else FrozenMLP(*parts)
+
+
+def _parts(policy: nn.Module, trained: bool) -> tuple[list[Layer], nn.Parameter | None, Inputs] | None:
     own = ("get_distribution", "_get_action_dist_from_latent", "extract_features")
     if not isinstance(policy, ActorCriticPolicy) or not overrides_none(policy, ActorCriticPolicy, own):
         return None
     if type(policy.action_dist) not in _HEADS or not is_standard(policy):
         return None
-    layers = layers_of(policy.mlp_extractor.policy_net, policy.action_net)
+    layers = layers_of(policy.mlp_extractor.policy_net, policy.action_net, trained=trained)
     log_std = getattr(policy, "log_std", None)
     gaussian = type(policy.action_dist) is DiagGaussianDistribution
     if not layers or gaussian != (log_std is not None):
         return None
-    return ActorMLP(layers, log_std, Inputs(policy), quick)
+    return layers, log_std, Inputs(policy)
 
 
 def overrides_none(thing: object, base: type, names: Iterable[str]) -> bool:

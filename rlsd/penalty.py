@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
 from rlsd import mlp
-from rlsd.actors import Actor, ActorCritic, RandomSearchActor
+from rlsd.actors import Actor, RandomSearchActor
 from rlsd.deposit import acting_as_evaluated
 from rlsd.divergences import Divergence
 from rlsd.gates import Situation
@@ -74,8 +74,7 @@ class Penalty:
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         self._modules = list(self._module.modules())
         self._normalization = Normalization.of(agent)
-        plain = type(self.actor) is ActorCritic and not self.replay.wants.value
-        self._by_hand = mlp.of(agent.policy) if plain else None
+        self._by_hand = None if self.replay.wants.value else self.actor.by_hand(self._module)
         self.replay.begin(self.teacher, self._expected)
 
     def feedback(self, agent: BaseAlgorithm) -> Feedback:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
+from rlsd.cli.coldstart import leave_compiler_out
 from rlsd.cli.console import warn
 from rlsd.cli.environments import load_statistics, training_env
 from rlsd.cli.errors import UserError, blame_input
@@ -26,6 +27,7 @@ def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
     """
     from rlsd import SelfDistilled
 
+    leave_compiler_out()
     algorithm = SelfDistilled(plan.algorithm)
     settings = {
         **plan.hyperparams.agent_kwargs(env.action_space),
@@ -79,6 +81,7 @@ def resumed_agent(plan: Plan, folder: RunFolder, checkpoint: Path) -> BaseAlgori
     """
     import rlsd
 
+    leave_compiler_out()
     env = _fresh_env(plan, folder, checkpoint)
     with blame_input(f"cannot resume from {checkpoint}"):
         agent: BaseAlgorithm = rlsd.resume(checkpoint, env=env, device=plan.device, **plan.acceleration)

@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from rlsd.cli.console import warn
 from rlsd.cli.errors import one_line
 from rlsd.cli.runfolder import RunFolder
+from rlsd.speed.acting import lean_methods
+from rlsd.speed.standing_in import standing_in
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -36,7 +38,8 @@ class Score:
 
 def evaluate(agent: BaseAlgorithm, env: VecEnv, episodes: int) -> Score:
     """Run ``episodes`` episodes of the agent's most likely actions."""
-    returns, _ = evaluate_policy(agent, env, n_eval_episodes=episodes, return_episode_rewards=True)
+    with standing_in(agent.policy, lean_methods(agent.policy)):
+        returns, _ = evaluate_policy(agent, env, n_eval_episodes=episodes, return_episode_rewards=True)
     return Score(float(np.mean(returns)), float(np.std(returns)), np.size(returns))
 
 

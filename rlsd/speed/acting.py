@@ -1,4 +1,4 @@
-"""Acting in a rollout as SB3's own policies do, by the very same operations, without the objects in between.
+"""Acting as SB3's own policies do, by the very same operations, without the objects in between.
 
 Bit-identical: the same random numbers are drawn in the same order, and actions, values and log-probabilities are the
 same to the last bit. What a policy does in another way than SB3 is left to the policy.
@@ -106,6 +106,10 @@ def _actor_critic(policy: Any) -> Methods:
     if act is None:
         return {}
     shared = policy.share_features_extractor
+    likeliest = _likeliest(policy)
+
+    def mode(obs: Tensor) -> Tensor:
+        return likeliest(actor(sees(obs)))
 
     def forward(obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         if deterministic:
@@ -118,7 +122,19 @@ def _actor_critic(policy: Any) -> Methods:
     def predict_values(obs: Tensor) -> Tensor:
         return critic(judges(obs))
 
-    return {"forward": forward, "predict_values": predict_values}
+    methods: Methods = {"forward": forward, "predict_values": predict_values}
+    if _as_in(ActorCriticPolicy, policy, "predict", "_predict", "get_distribution", "obs_to_tensor"):
+        methods["predict"] = _predict(policy, mode)
+    return methods
+
+
+def _likeliest(policy: Any) -> Function:
+    """Return the mode of the action distributions that :func:`_action_and_log_prob` knows, by their parameters."""
+
+    def choice(logits: Tensor) -> Tensor:
+        return torch.softmax(logits - logits.logsumexp(dim=-1, keepdim=True), dim=-1).argmax(dim=1)
+
+    return choice if type(policy.action_dist) is CategoricalDistribution else lambda mean: mean
 
 
 def _action_and_log_prob(policy: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
@@ -148,13 +164,17 @@ def _off_policy(policy: Any) -> Methods:
     """Return a lean ``predict``: these algorithms act through it, one step at a time."""
     for cls, act in ((SACPolicy, _squashed), (TD3Policy, _deterministic), (DQNPolicy, _greedy)):
         if isinstance(policy, cls) and _as_in(cls, policy, "predict", "_predict", "forward", "obs_to_tensor"):
-            action = act(policy)
-            return {} if action is None else {"predict": _predict(policy, action)}
+            ways = act(policy)
+            return {} if ways is None else {"predict": _predict(policy, *ways)}
     return {}
 
 
-def _predict(policy: Any, action: Function) -> Callable[..., Any]:
-    """Return ``BasePolicy.predict`` for batches of observations that need no reshaping."""
+def _predict(policy: Any, mode: Function, sample: Function | None = None) -> Callable[..., Any]:
+    """Return ``BasePolicy.predict`` for batches of observations that need no reshaping.
+
+    :param mode: from observations to the most likely actions.
+    :param sample: to actions drawn at random; None to leave that to the policy.
+    """
     shape, device = policy.observation_space.shape, policy.device
     action_shape = (-1, *policy.action_space.shape)
     box, squashed = isinstance(policy.action_space, spaces.Box), policy.squash_output
@@ -163,7 +183,8 @@ def _predict(policy: Any, action: Function) -> Callable[..., Any]:
         observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
         plain = isinstance(observation, np.ndarray) and observation.shape[1:] == shape and observation.ndim > len(shape)
-        if deterministic or not plain:
+        action = mode if deterministic else sample
+        if action is None or not plain:
             return BasePolicy.predict(policy, observation, state, episode_start, deterministic)
         if policy.training:
             policy.set_training_mode(False)
@@ -179,7 +200,7 @@ def _predict(policy: Any, action: Function) -> Callable[..., Any]:
     return predict
 
 
-def _squashed(policy: Any) -> Function | None:
+def _squashed(policy: Any) -> tuple[Function, Function] | None:
     actor = policy.actor
     usable = type(actor) is SACActor and _as_in(SACActor, actor, "forward", "get_action_dist_params")
     if not usable or type(actor.action_dist) is not SquashedDiagGaussianDistribution:
@@ -189,27 +210,29 @@ def _squashed(policy: Any) -> Function | None:
     if features is None or latent is None or mean is None or log_std is None:
         return None
 
-    def action(observations: Tensor) -> Tensor:
+    def sample(observations: Tensor) -> Tensor:
         hidden = latent(features(observations))
         spread = torch.clamp(log_std(hidden), LOG_STD_MIN, LOG_STD_MAX)
         return torch.tanh(_gaussian(mean(hidden), spread)[0])
 
-    return action
+    return lambda observations: torch.tanh(mean(latent(features(observations)))), sample
 
 
-def _deterministic(policy: Any) -> Function | None:
+def _deterministic(policy: Any) -> tuple[Function, Function] | None:
     actor = policy.actor
     if type(actor) is not TD3Actor or not _as_in(TD3Actor, actor, "forward"):
         return None
     features, mean = _features(actor, actor.features_extractor), function_of(actor.mu)
-    return None if features is None or mean is None else lambda observations: mean(features(observations))
+    if features is None or mean is None:
+        return None
+    return (lambda observations: mean(features(observations)),) * 2
 
 
-def _greedy(policy: Any) -> Function | None:
+def _greedy(policy: Any) -> tuple[Function, Function] | None:
     network = policy.q_net
     if type(network) is not QNetwork or not _as_in(QNetwork, network, "forward", "_predict"):
         return None
     features, values = _features(network, network.features_extractor), function_of(network.q_net)
     if features is None or values is None:
         return None
-    return lambda observations: values(features(observations)).argmax(dim=1).reshape(-1)
+    return (lambda observations: values(features(observations)).argmax(dim=1).reshape(-1),) * 2

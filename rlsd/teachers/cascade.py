@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from rlsd.actors import Actor, RandomSearchActor
 from rlsd.config import integer, number
 from rlsd.distributions import Family
+from rlsd.observations import Observations, as_items, from_items
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.joined import JoinedTeacher
@@ -23,21 +24,24 @@ STEPS = 4
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def hidden_loss(
-    family: Family, number: int, student: Tensor, own: Tensor, faster: Tensor, slower: Tensor | None, answer: Cascade
-) -> Tensor:
-    """Return what hidden policy ``number`` (from 2) minimises, Kaplanis et al. 2019, equation 4, a number.
+def hidden_target(
+    family: Family, number: int, own: Tensor, faster: Tensor, slower: Tensor | None, answer: Cascade
+) -> tuple[float, Tensor]:
+    """Return what hidden policy ``number`` (from 2) is pulled to, and how hard, from Kaplanis et al. 2019, equation 4.
 
-    :param student: its parameters, with a graph.
-    :param own: those it had before this update.
+    The paper's ``beta omega^(k-1) KL(pi_k || own) + omega KL(pi_k || faster) + KL(pi_k || slower)`` has the gradient of
+    the sum of its weights times the KL from the normalised product of the three, which is made once for all steps.
+
+    :param own: the parameters that it had before this update, ``(batch, size)``.
     :param faster: those of the policy before it in the chain.
     :param slower: those of the policy after it, None for the last.
     """
-    loss = answer.beta * answer.omega ** (number - 1) * family.kl(student, own)
-    loss = loss + answer.omega * family.kl(student, faster)
+    members, weights = [own, faster], [answer.beta * answer.omega ** (number - 1), answer.omega]
     if slower is not None:
-        loss = loss + family.kl(student, slower)
-    return loss.mean()
+        members.append(slower)
+        weights.append(1.0)
+    total = sum(weights)
+    return total, family.product(torch.stack(members), torch.tensor(weights) / total)
 
 
 class _Hidden:
@@ -49,7 +53,32 @@ class _Hidden:
 
     def ready(self) -> None:
         assert self.frozen.policy is not None
-        self.optimizer = torch.optim.Adam(list(self.frozen.policy.parameters()))
+        on_host = next(self.frozen.policy.parameters()).device.type == "cpu"
+        self.optimizer = torch.optim.Adam(list(self.frozen.policy.parameters()), fused=on_host)
+
+    def learn(self, states: Sequence[Observations], weight: float, targets: Sequence[Tensor], rate: float) -> None:
+        """Make a gradient step toward the targets of each of some batches of raw states."""
+        policy, optimizer = self.frozen.policy, self.optimizer
+        assert policy is not None
+        family, parameters = self.frozen.actor.family, list(policy.requires_grad_(True).parameters())
+        optimizer.param_groups[0]["lr"] = rate
+        by_hand = self.frozen.actor.by_hand(policy)
+        for batch, target in zip(states, targets, strict=True):
+            with torch.enable_grad():
+                if by_hand is None:
+                    student = self.frozen.parameters(batch)
+                else:
+                    student = by_hand.forward(cast(Tensor, self.frozen.seen(batch))).requires_grad_()
+                loss = weight * family.kl(student, target).mean()
+                wanted = parameters if by_hand is None else [student]
+                gradients = torch.autograd.grad(loss, wanted, allow_unused=by_hand is None)
+            if bool(torch.isfinite(loss)):
+                pairs = zip(parameters, gradients, strict=True) if by_hand is None else by_hand.backward(gradients[0])
+                for parameter, gradient in pairs:
+                    parameter.grad = gradient
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        policy.requires_grad_(False)
 
     def tensors(self) -> dict[str, Tensor]:
         out = {f"frozen/{name}": tensor for name, tensor in self.frozen.tensors().items()}
@@ -113,29 +142,19 @@ class CascadeTeacher(JoinedTeacher):
         due = self.due()
         if not due or store.count == 0:
             return
-        slots = store.slots()[self._generator.integers(store.count, size=(STEPS, store.batch_size))]
-        batches = [store.gather(some, torch.from_numpy(some).to(store.device)) for some in slots]
+        size = store.batch_size
+        slots = store.slots()[self._generator.integers(store.count, size=STEPS * size)]
+        states = store.gather(slots, torch.from_numpy(slots).to(store.device))
         chain = {1: self.live} | {k: self.hidden[k - 2].frozen for k in range(2, self.answer.n + 1)}
         near = {j for k in due for j in (k - 1, k, k + 1) if j in chain}
-        old = [{j: chain[j].targets(batch) for j in near} for batch in batches]
+        old = {j: chain[j].targets(states) for j in near}
+        batches = [
+            from_items({key: tensor[start : start + size] for key, tensor in as_items(states).items()})
+            for start in range(0, STEPS * size, size)
+        ]
         for k in due:
-            hidden = self.hidden[k - 2]
-            assert hidden.frozen.policy is not None
-            parameters = list(hidden.frozen.policy.requires_grad_(True).parameters())
-            hidden.optimizer.param_groups[0]["lr"] = self._rate
-            for batch, before in zip(batches, old, strict=True):
-                with torch.enable_grad():
-                    student = hidden.frozen.parameters(batch)
-                    loss = hidden_loss(
-                        *(self.actor.family, k, student, before[k], before[k - 1], before.get(k + 1), self.answer)
-                    )
-                    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                if bool(torch.isfinite(loss)):
-                    for parameter, gradient in zip(parameters, gradients, strict=True):
-                        parameter.grad = gradient
-                    hidden.optimizer.step()
-            hidden.optimizer.zero_grad(set_to_none=True)
-            hidden.frozen.policy.requires_grad_(False)
+            weight, target = hidden_target(self.actor.family, k, old[k], old[k - 1], old.get(k + 1), self.answer)
+            self.hidden[k - 2].learn(batches, weight, target.split(size), self._rate)
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         out = {f"1/{name}": tensor for name, tensor in self.live.tensors().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -23,6 +23,7 @@ class FrozenPolicy:
         self.actor = actor
         self.policy: nn.Module | None = None
         self.normalization: Normalization | None = None
+        self._answering: tuple[nn.Module, Callable[[Observations], Tensor] | None] | None = None
 
     def take(self, agent: BaseAlgorithm) -> None:
         """Freeze the agent as it is now."""
@@ -34,28 +35,34 @@ class FrozenPolicy:
 
     def targets(self, observations: Observations) -> Tensor:
         """Return what it would do on raw states: normalised parameters ``(batch, family.size)``."""
+        policy = self._frozen()
+        if self._answering is None or self._answering[0] is not policy:
+            self._answering = policy, self.actor.answering(policy)
+        quick = self._answering[1]
         with torch.no_grad():
-            return self.actor.family.normalized(self.parameters(observations))
+            answers = self.parameters(observations) if quick is None else quick(self.seen(observations))
+            return self.actor.family.normalized(answers)
 
     def parameters(self, observations: Observations) -> Tensor:
         """Return its parameters for raw states as they are, ``(batch, family.size)``, with a graph if one is due."""
-        return self.actor.parameters(self._frozen(), self._seen(observations))
+        return self.actor.parameters(self._frozen(), self.seen(observations))
 
     def values(self, observations: Observations) -> Tensor:
         """Return its values of raw states, ``(batch,)``."""
         with torch.no_grad():
-            return self.actor.values(self._frozen(), self._seen(observations))
+            return self.actor.values(self._frozen(), self.seen(observations))
 
     def features(self, observations: Observations) -> Tensor:
         """Return what its feature extractor makes of raw states, ``(batch, n)``."""
         with torch.no_grad():
-            return self.actor.features(self._frozen(), self._seen(observations))
+            return self.actor.features(self._frozen(), self.seen(observations))
 
     def _frozen(self) -> nn.Module:
         assert self.policy is not None, "nothing was frozen yet"
         return self.policy
 
-    def _seen(self, observations: Observations) -> Observations:
+    def seen(self, observations: Observations) -> Observations:
+        """Return raw states as it sees them."""
         return observations if self.normalization is None else self.normalization(observations)
 
     def tensors(self) -> dict[str, Tensor]:

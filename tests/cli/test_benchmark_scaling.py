@@ -61,7 +61,8 @@ def test_all_axes_are_measured_printed_and_written(tmp_path, capsys):
     out, data = capsys.readouterr().out, json.loads(file.read_text())
     assert all(word in out for word in ("Reservoir", "µs per gradient step", "within 5 %", "Machine")), "report"
     names = [series["name"] for series in data["series"]]
-    assert names == ["states", "ensemble", "cascade"] + [
+    teachers = [name + how for name in ("ensemble", "cascade") for how in ("", ", the gradient steps alone")]
+    assert names == ["states", *teachers] + [
         f"{backend}, {how}" for how in ("stepped alone", "in training") for backend in ("dummy", "gymnasium")
     ], "series"
     assert [size["size"] for size in data["series"][0]["sizes"]] == [64, 128], "sizes of the reservoir"
@@ -96,9 +97,22 @@ def test_only_the_updates_are_timed(monkeypatch):
     training.env.close()
 
 
-def test_timing_the_updates_leaves_the_speed_on():
+def test_the_answers_for_the_cache_can_be_left_out_of_the_time():
+    plan = ScalingOptions(recipe="ensemble", distill=("teacher.every=16",),
+                          hyperparams=("n_envs=2", "n_steps=16", "batch_size=32", "n_epochs=3")).plan()  # fmt: skip
+    training = gradient_steps.Training(plan, 32, alone=True)
+    training.warm_up(2)
+    block, whole, aside = training.work(), training._watch, training._aside
+    assert aside.wall > 0 and aside.cpu > 0, "the teacher was not asked, or not timed"
+    assert (block.wall, block.cpu) == (whole.wall - aside.wall, whole.cpu - aside.cpu)
+    assert block.wall > 0
+    training.env.close()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_timing_the_updates_leaves_the_speed_on(alone):
     plan = ScalingOptions(recipe="snapshot", speed="exact").plan()
-    training = gradient_steps.Training(plan, 32)
+    training = gradient_steps.Training(plan, 32, alone)
     training.agent.learn(32)
     assert update.can_own(training.agent), "another update is timed than the one that is used"
     training.env.close()

@@ -427,20 +427,25 @@ def test_cascade_pulls_toward_the_policy_before_the_update_and_the_second_of_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     turns: list[tuple[int, Tensor, Tensor]] = []
-    original = cascade.hidden_loss
+    original = cascade.hidden_target
 
-    def hidden_loss(family: Any, k: int, student: Tensor, own: Tensor, faster: Tensor, slower: Any, answer: Any) -> Any:
+    @torch.enable_grad()
+    def hidden_target(family: Any, k: int, own: Tensor, faster: Tensor, slower: Any, answer: Any) -> Any:
+        weight, target = original(family, k, own, faster, slower, answer)
+        student = torch.randn(own.shape, generator=torch.Generator().manual_seed(k)).requires_grad_()
         pi, old, above, below = (Categorical(logits=x) for x in (student, own, faster, slower))
-        loss = 0.5 * 4.0 ** (k - 1) * kl(pi, old) + 4.0 * kl(pi, above) + kl(pi, below)
-        turns.append((k, loss.mean().detach(), original(family, k, student, own, faster, slower, answer)))
-        return turns[-1][-1]
+        published = 0.5 * 4.0 ** (k - 1) * kl(pi, old) + 4.0 * kl(pi, above) + kl(pi, below)
+        found = weight * kl(pi, Categorical(logits=target))
+        slopes = [torch.autograd.grad(loss.mean(), student, retain_graph=True)[0] for loss in (published, found)]
+        turns.append((k, *slopes))
+        return weight, target
 
-    monkeypatch.setattr(cascade, "hidden_loss", hidden_loss)
+    monkeypatch.setattr(cascade, "hidden_target", hidden_target)
     seen = watch("cascade", updates=5)
     assert seen.agent.distiller.teacher.answer.n == 8
     assert {k for k, _, _ in turns} == {2, 3}, "the third has its turn at every fourth update"
     for _, published, found in turns:
-        torch.testing.assert_close(found.detach(), published, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(found, published, rtol=1e-3, atol=1e-5)
     chain = copied(seen.agent.distiller.teacher.hidden[0].frozen.policy)
     for deposit in seen.of(4):
         with torch.no_grad():

@@ -43,10 +43,14 @@ def _both(policy: Any, observations: Any, call: str = "forward", **kwargs: Any) 
 @pytest.mark.parametrize("n", [1, 8, 33])
 def test_an_actor_critic_acts_as_by_itself(name: str, n: int) -> None:
     policy = make_policy(VECTOR, ACTING.get(name, ACTING["Discrete"])[0], **LEAN[name])
-    assert lean_methods(policy).keys() == {"forward", "predict_values"}
+    assert lean_methods(policy).keys() == {"forward", "predict_values", "predict"}
     assert not differences(*_both(policy, observe(VECTOR, n)))
     assert not differences(*_both(policy, observe(VECTOR, n), "predict_values"))
     assert not differences(*_both(policy, observe(VECTOR, n), deterministic=True))
+    seen = observe(VECTOR, n).numpy()
+    for deterministic in (True, False):
+        assert not differences(*_both(policy, seen, "predict", deterministic=deterministic))
+    assert not differences(*_both(policy, seen[0], "predict", deterministic=True)), "one observation is not a batch"
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -56,6 +60,7 @@ def test_an_actor_critic_that_sees_images_acts_as_by_itself(actions: str, share:
     policy = make_policy(space, ACTING[actions][0], net_arch=[], share_features_extractor=share)
     assert lean_methods(policy)
     assert not differences(*_both(policy, observe(space)))
+    assert not differences(*_both(policy, observe(space).numpy(), "predict", deterministic=True))
 
 
 @pytest.mark.parametrize("space", [spaces.Box(-1.0, 1.0, (2, 3), np.float64), spaces.Box(0, 255, (5,), np.uint8)])
@@ -86,6 +91,12 @@ def _overriding(name: str) -> type[Any]:
 )
 def test_a_policy_with_a_method_of_its_own_acts_by_itself(name: str) -> None:
     assert lean_methods(make_policy(VECTOR, spaces.Discrete(3), cls=_overriding(name))) == {}
+
+
+@pytest.mark.parametrize("name", ["predict", "_predict", "get_distribution", "obs_to_tensor"])
+def test_a_policy_that_predicts_in_a_way_of_its_own_is_asked(name: str) -> None:
+    methods = lean_methods(make_policy(VECTOR, spaces.Discrete(3), cls=_overriding(name)))
+    assert methods.keys() == {"forward", "predict_values"}
 
 
 def test_a_module_that_is_watched_is_called() -> None:

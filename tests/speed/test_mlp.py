@@ -81,6 +81,19 @@ def test_a_quick_actor_answers_up_to_rounding():
     torch.testing.assert_close(mlp.of(policy, quick=True).forward(x), mlp.of(policy).forward(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_a_frozen_policy_answers_up_to_rounding_for_batches_of_any_size(actions):
+    policy = policy_of(actions=actions).requires_grad_(False)
+    answers = mlp.frozen(policy)
+    for _ in range(2):
+        for rows in (1, 7, 64):
+            x = torch.randn(rows, 5)
+            expected = ActorCritic(policy).parameters(policy, x)
+            torch.testing.assert_close(answers(x), expected, rtol=1e-5, atol=1e-6)
+        for p in policy.parameters():  # it answers by what they are now
+            p.mul_(0.5)
+
+
 def test_gradients_are_new_and_lie_one_behind_the_other():
     policy = policy_of()
     actor = mlp.of(policy)

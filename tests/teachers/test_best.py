@@ -11,6 +11,7 @@ import torch
 from helpers import VECTOR, disturb, observe, small_ppo
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.testing import assert_close
 
 from rlsd.actors import actor_for
 from rlsd.teachers import Best
@@ -51,7 +52,7 @@ def test_a_candidate_is_judged_only_by_episodes_that_ended_after_it_was_taken():
     assert not training.update(1.0), "one episode is not enough"
     assert training.update(1.0)
     assert training.teacher.mark == pytest.approx(1.0)
-    assert torch.equal(training.teacher.targets(RAW), first), "the copy is from before its episodes"
+    assert_close(training.teacher.targets(RAW), first, rtol=1e-5, atol=1e-5, msg="the copy is from before its episodes")
 
 
 def test_a_better_candidate_takes_its_place_and_a_worse_one_does_not():
@@ -64,7 +65,7 @@ def test_a_better_candidate_takes_its_place_and_a_worse_one_does_not():
     second = training.answers
     assert training.update(8.0, 8.0)
     assert training.teacher.mark == 8.0
-    assert torch.equal(training.teacher.targets(RAW), second)
+    assert_close(training.teacher.targets(RAW), second, rtol=1e-5, atol=1e-5)
     assert not torch.equal(first, second)
 
 
@@ -125,7 +126,7 @@ def test_evaluations_that_are_handed_in_count_alone():
     training.update(500.0, 500.0)
     assert training.teacher.offer(training.agent, -3.0), "training returns are not comparable"
     expected = training.now()
-    assert torch.equal(training.teacher.targets(RAW), expected)
+    assert_close(training.teacher.targets(RAW), expected, rtol=1e-5, atol=1e-5)
     disturb(training.agent.policy, 0.1)
     assert not training.teacher.offer(training.agent, -4.0)
     version = training.teacher.version
@@ -134,7 +135,7 @@ def test_evaluations_that_are_handed_in_count_alone():
     assert not training.teacher.refresh(training.agent)
     assert training.teacher.version == version
     assert not training.update(900.0, 900.0)
-    assert torch.equal(training.teacher.targets(RAW), expected)
+    assert_close(training.teacher.targets(RAW), expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="must be finite, got nan"):
         training.teacher.offer(training.agent, math.nan)
 

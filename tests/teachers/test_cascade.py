@@ -21,7 +21,7 @@ from rlsd.distributions import Categorical, Gaussian
 from rlsd.observations import as_items
 from rlsd.states import RecentStore
 from rlsd.teachers import Cascade, Wants
-from rlsd.teachers.cascade import STEPS, hidden_loss
+from rlsd.teachers.cascade import STEPS, hidden_target
 
 RAW = observe(VECTOR)
 
@@ -58,15 +58,18 @@ def kl(family, p, q):
 
 @pytest.mark.parametrize("family", [Gaussian(2), Categorical((4,))], ids=["Gaussian", "Categorical"])
 @pytest.mark.parametrize(("k", "last"), [(2, False), (3, False), (3, True), (5, True)])
-def test_a_hidden_policys_loss_is_the_papers(family, k, last):
+def test_a_hidden_policys_target_has_the_gradient_of_the_papers_loss(family, k, last):
     generator = torch.Generator().manual_seed(k)
-    pi, own, faster, slower = torch.randn(4, 7, 4, generator=generator)
-    answer = Cascade(omega=3.0, beta=0.7)
+    pi, own, faster, slower = (family.normalized(p) for p in torch.randn(4, 7, 4, generator=generator))
+    pi.requires_grad_()
     # Kaplanis et al. 2019: beta omega^(k-1) KL(pi_k, pi_k_old) + omega KL(pi_k, pi_k-1_old) + KL(pi_k, pi_k+1_old)
     expected = 0.7 * 3.0 ** (k - 1) * kl(family, pi, own) + 3.0 * kl(family, pi, faster)
     expected = expected if last else expected + kl(family, pi, slower)
-    found = hidden_loss(family, k, pi, own, faster, None if last else slower, answer)
-    torch.testing.assert_close(found, expected.mean())
+    answer = Cascade(omega=3.0, beta=0.7)
+    weight, target = hidden_target(family, k, own, faster, None if last else slower, answer)
+    found = weight * kl(family, pi, target)
+    slopes = [torch.autograd.grad(loss.mean(), pi)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-4)
 
 
 @given(beta=st.floats(0.05, 4), omega_12=st.floats(0.05, 4), seed=st.integers(0, 50), continuous=st.booleans())

@@ -24,23 +24,29 @@ _CHUNK = 50_000
 
 
 class _Stopwatch:
-    wall = 0.0
-    cpu = 0.0
+    """Adds up the time of a method, by the clock and by processor time."""
 
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self.wall = self.cpu = 0.0
 
-def _timed(base: type[Any], watch: _Stopwatch) -> type[Any]:
-    """Return the class with its updates timed. A subclass of ours: a method on the instance would switch off speed."""
+    def time(self, thing: Any, method: str) -> None:
+        """Time a method of a thing from now on.
 
-    class Timed(base):  # type: ignore[misc]
-        def train(self, *args: Any, **kwargs: Any) -> None:
-            wait_for(self.device)
+        By a subclass of the thing's class: a method on the instance would switch off what makes updates fast.
+        """
+        cls = type(thing)
+
+        def timed(owner: Any, *args: Any, **kwargs: Any) -> Any:
+            wait_for(self._device)
             wall, cpu = time.perf_counter(), time.process_time()
-            super().train(*args, **kwargs)
-            wait_for(self.device)
-            watch.wall += time.perf_counter() - wall
-            watch.cpu += time.process_time() - cpu
+            result = getattr(cls, method)(owner, *args, **kwargs)
+            wait_for(self._device)
+            self.wall += time.perf_counter() - wall
+            self.cpu += time.process_time() - cpu
+            return result
 
-    return Timed
+        thing.__class__ = type(cls.__name__, (cls,), {method: timed, "__module__": cls.__module__})
 
 
 class Training:
@@ -48,9 +54,11 @@ class Training:
 
     :param plan: what is trained.
     :param steps: environment steps of a stretch.
+    :param alone: leave out of the time what the teacher does beforehand: its answers for the states that will be
+        drawn, which are kept, and its own training.
     """
 
-    def __init__(self, plan: Plan, steps: int) -> None:
+    def __init__(self, plan: Plan, steps: int, alone: bool = False) -> None:
         from rlsd.cli.agents import new_agent
         from rlsd.cli.environments import training_env
 
@@ -58,18 +66,22 @@ class Training:
         self.agent = cast(Any, new_agent(plan, self.env, Path()))
         self.agent.tensorboard_log = None
         self.steps = steps
-        self._watch = _Stopwatch()
-        self.agent.__class__ = _timed(type(self.agent), self._watch)
+        self._watch, self._aside = _Stopwatch(self.agent.device), _Stopwatch(self.agent.device)
+        self._watch.time(self.agent, "train")
+        if alone:
+            self._aside.time(self.agent.distiller.replay, "teach")
+            self._aside.time(self.agent.distiller.teacher, "study")
 
     def work(self) -> Block:
         """Train on, and return what the gradient steps took."""
-        self._watch.wall = self._watch.cpu = 0.0
+        watch, aside = self._watch, self._aside
+        watch.wall = watch.cpu = aside.wall = aside.cpu = 0.0
         before = self.agent.distiller.steps
         self.agent.learn(self.steps, reset_num_timesteps=False)
         done = self.agent.distiller.steps - before
         if not done:
             raise UserError("the recipe never pulled, so there is no gradient step to time: give another --recipe")
-        return Block(self._watch.wall, self._watch.cpu, done)
+        return Block(watch.wall - aside.wall, watch.cpu - aside.cpu, done)
 
     def warm_up(self, refreshes: int) -> None:
         """Train until the teacher has been refreshed so often that it is complete."""
@@ -113,11 +125,14 @@ def against_reservoir(plan: Plan, sizes: tuple[int, ...], steps: int) -> Series:
     return Series("reservoir", "states", STEP_TIME, points)
 
 
-def against_teachers(plan: Plan, teacher: str, sizes: tuple[int, ...], steps: int) -> Series:
-    """Prepare agents that differ in the number of their teachers, each complete. Unknown teachers give no points."""
+def against_teachers(plan: Plan, teacher: str, sizes: tuple[int, ...], steps: int, alone: bool = False) -> Series:
+    """Prepare agents that differ in the number of their teachers, each complete. Unknown teachers give no points.
+
+    :param alone: see :class:`Training`.
+    """
     from rlsd.config import Answer
 
-    series = Series("teachers", teacher, STEP_TIME, [])
+    series = Series("teachers", f"{teacher}, the gradient steps alone" if alone else teacher, STEP_TIME, [])
     try:
         Answer.named("teacher", teacher)
     except ValueError as error:
@@ -129,7 +144,7 @@ def against_teachers(plan: Plan, teacher: str, sizes: tuple[int, ...], steps: in
         except ValueError as error:
             series.skipped.append(f"{teacher} with {TEACHERS[teacher]}={size}: {one_line(error)}")
             continue
-        training = Training(replace(plan, distill=config), steps)
+        training = Training(replace(plan, distill=config), steps, alone)
         training.warm_up(size)
         series.points.append(Point(size, training.work, training.env.close))
     return series

@@ -107,7 +107,8 @@ def _all_series(options: ScalingOptions, plan: Plan) -> Iterator[Series]:
         yield gradient_steps.against_reservoir(plan, options.reservoirs, steps)
     if "teachers" in options.axes:
         for teacher in gradient_steps.TEACHERS:
-            yield gradient_steps.against_teachers(plan, teacher, options.teachers, steps)
+            for alone in (False, True):
+                yield gradient_steps.against_teachers(plan, teacher, options.teachers, steps, alone)
     for axis, prepare in (("envs", environment_steps.alone), ("training", environment_steps.in_training)):
         if axis in options.axes:
             for backend in options.backends:
