@@ -16,6 +16,7 @@ BENCHMARKS = {
     ),
     "scaling": Command("rlsd.cli.benchmarks.scaling", "time against reservoir, teachers and environments"),
     "solve": Command("rlsd.cli.benchmarks.solve", "seconds from a cold start to a target / those of plain SB3"),
+    "successors": Command("rlsd.cli.benchmarks.successors", "what smaller and reborn agents keep of an agent's return"),
 }
 
 

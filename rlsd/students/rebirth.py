@@ -62,14 +62,26 @@ class Rebirths(Lesson):
             self._accompany(agent, update, self.companion)
         elif not self.probation.on and self._distiller.states.count and self.steps - self.began >= self.answer.every:
             self.began = self.steps
-            student = new_student(agent, self._generator, self.answer.kind, self.answer.shrink, self.answer.perturb)
             if self.answer.mode == "parallel":
-                self.companion = Companion(student)
+                self.companion = Companion(self._student(agent))
                 comparison = self._comparison(agent)
                 comparison.calibrate(self._distiller.states)
                 self._scale = comparison.scale
             else:
-                self._settle(agent, student, None)
+                self.rebirth(agent)
+
+    def rebirth(self, agent: BaseAlgorithm) -> bool:
+        """Teach a student what the agent does now; tell whether it came near enough, and has taken the agent's place.
+
+        Called when one is due; by yourself, whenever you like between two calls of ``learn()``.
+        """
+        before = self.rebirths
+        self._settle(agent, self._student(agent), None)
+        return self.rebirths > before
+
+    def _student(self, agent: BaseAlgorithm) -> BasePolicy:
+        answer = self.answer
+        return new_student(agent, self._generator, answer.kind, answer.shrink, answer.perturb)
 
     def _judge(self, agent: BaseAlgorithm) -> None:
         """Bring the predecessor back when the student on probation has failed."""
