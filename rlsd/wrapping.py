@@ -17,6 +17,7 @@ from rlsd.recipes import Distill, resolve
 from rlsd.speed import NOTHING, Speed, replay, resolve_speed, update
 from rlsd.speed.accelerator import Accelerator
 from rlsd.speed.devices import usable_device
+from rlsd.speed.lean_update import lean_update
 
 AgentT = TypeVar("AgentT", bound=BaseAlgorithm)
 
@@ -185,7 +186,8 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             if speed.own_update and update.can_own(self):
                 update.train(self, exact=not speed.fused_adam)
             else:
-                super().train(*args, **kwargs)
+                with lean_update(self, speed.lean_critic, speed.fused_adam):
+                    super().train(*args, **kwargs)
 
         def dump_logs(self, *args: Any, **kwargs: Any) -> None:
             if self.distiller is not None:

@@ -15,6 +15,8 @@ class Speed:
     :param no_validation: leave out torch's checks of distribution arguments inside ``learn``, and look for parameters
         that are not finite between rollouts instead. Bit-identical.
     :param own_update: run PPO's update without what it computes in vain. Bit-identical while ``fused_adam`` is off.
+    :param lean_critic: in the updates of SAC, TD3, DDPG and TQC, leave out the gradients of the critic that are thrown
+        away. Bit-identical.
     :param one_thread: give small networks on the CPU one thread inside ``learn``, unless the threads were chosen.
         Sums may round otherwise.
     :param fused_adam: let one kernel make the optimizer's step. Rounds otherwise.
@@ -27,6 +29,7 @@ class Speed:
     tensor_replay: bool = True
     no_validation: bool = True
     own_update: bool = True
+    lean_critic: bool = True
     one_thread: bool = False
     fused_adam: bool = False
     mirror_every: int = 1
@@ -48,7 +51,14 @@ class Speed:
 
 EXACT = Speed()
 MAX = Speed(one_thread=True, fused_adam=True)
-NOTHING = Speed(lean_acting=False, tensor_rollouts=False, tensor_replay=False, no_validation=False, own_update=False)
+NOTHING = Speed(
+    lean_acting=False,
+    tensor_rollouts=False,
+    tensor_replay=False,
+    no_validation=False,
+    own_update=False,
+    lean_critic=False,
+)
 PRESETS = {"exact": EXACT, "max": MAX}
 
 
