@@ -15,7 +15,7 @@ from typing import Any
 #: Added to the seed for evaluations, so that they meet no episode of the training.
 EVALUATION_SEED = 2**29
 #: Copies of the environment to evaluate in.
-EVALUATION_ENVS = 5
+EVALUATION_ENVS = 10
 
 
 def make_env(task: dict[str, Any], seed: int, n_envs: int | None = None) -> Any:
@@ -69,10 +69,13 @@ def _activation(name: str, library: str) -> Any:
     return getattr(importlib.import_module("torch").nn, name)
 
 
-def stop_at_target(task: dict[str, Any]) -> Any:
+def stop_at_target(task: dict[str, Any], evaluation_env: Any = None) -> Any:
     """Return the callback that evaluates every so many steps, and stops once an evaluation reaches the target.
 
     Its ``report`` says when that was: on the system's clock and in processor time of this process since its start.
+
+    :param evaluation_env: makes the environments to evaluate in, from their number, their seed and those that are
+        trained in; by default they are made as Stable-Baselines3 makes them.
     """
     import numpy as np
     from stable_baselines3.common.callbacks import BaseCallback
@@ -87,8 +90,11 @@ def stop_at_target(task: dict[str, Any]) -> Any:
             self._next = task["eval_freq"]
 
         def _init_callback(self) -> None:
-            env = make_env(task, task["seed"] + EVALUATION_SEED, min(EVALUATION_ENVS, task["eval_episodes"]))
-            env = normalized(env, task, training=False, norm_reward=False)
+            count, seed = min(EVALUATION_ENVS, task["eval_episodes"]), task["seed"] + EVALUATION_SEED
+            if evaluation_env is not None:
+                self._env = evaluation_env(count, seed, self.training_env)
+                return
+            env = normalized(make_env(task, seed, count), task, training=False, norm_reward=False)
             self._env = type(self.model)._wrap_env(env, verbose=0, monitor_wrapper=False)
 
         def _on_step(self) -> bool:

@@ -40,8 +40,15 @@ def planned(task: dict[str, Any]) -> Plan:
 
 def solve(task: dict[str, Any]) -> dict[str, Any]:
     """Train until an evaluation reaches the target, or to the last step."""
-    agent = build(planned(task))
-    stopping = stop_at_target(task)
+    from rlsd.cli.environments import evaluation_env
+
+    plan = planned(task)
+    agent = build(plan)
+
+    def evaluated_in(count: int, seed: int, trained_in: Any) -> Any:
+        return evaluation_env(replace(plan, options=replace(plan.options, n_eval_envs=count)), seed, trained_in)
+
+    stopping = stop_at_target(task, evaluated_in)
     agent.learn(task["n_timesteps"], callback=stopping)
     return dict(stopping.report)
 
