@@ -284,7 +284,10 @@ class Step:
                 adam.gradient.mul_(coefficient)
             return
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(adam.gradients)))
-        adam.gradient.mul_((most / (norm + 1e-6)).clamp_(max=1.0))
+        # On one number numpy is the quicker one. Torch divides a number by a tensor as here, by its reciprocal.
+        coefficient = np.float32(1.0) / (norm.numpy() + np.float32(1e-6)) * np.float32(most)
+        if not coefficient >= 1.0:
+            adam.gradient.mul_(float(coefficient))
 
 
 def _approx_kl(log_probs: Tensor, old: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import rlsd
 from rlsd.distiller import Distiller
 from rlsd.speed import update, update_check, update_eager, update_hand
 from rlsd.speed.update_blocks import Block
-from rlsd.speed.update_heads import DiscreteHead, GaussianHead
+from rlsd.speed.update_heads import DiscreteHead, GaussianHead, LogProbsOfTwo
 
 ROLLOUTS = 12  # of two epochs of two minibatches: 48 gradient steps
 
@@ -200,6 +200,15 @@ def test_closed_forms_are_autograds(rows, actions, discrete, quick, entropy, see
     torch.testing.assert_close(ours, theirs[0], rtol=1e-4, atol=1e-5)
     if not discrete:
         torch.testing.assert_close(into, theirs[1], rtol=1e-4, atol=1e-4)
+
+
+@given(rows=st.integers(1, 70), scale=st.floats(-6, 2), seed=st.integers(0, 2**16))
+def test_log_probabilities_of_two_choices_are_torchs_to_the_last_bit(rows, scale, seed):
+    logits = torch.randn(rows, 2, generator=torch.Generator().manual_seed(seed)) * 10**scale
+    logits[::3, 1] = logits[::3, 0]  # equally likely
+    found = torch.empty(rows, 2)
+    LogProbsOfTwo(rows)(logits.numpy(), found.numpy())
+    assert torch.equal(found, logits - logits.logsumexp(-1, keepdim=True))
 
 
 def test_a_ratio_that_equals_its_bound_only_by_rounding_gets_autograds_gradient():
