@@ -43,10 +43,12 @@ _RECIPES: dict[str, Recipe] = {
         "Free where the agent learns, held where it no longer goes: decided state by state.",
         "this project",
         {
-            "teacher": {"type": "selective", "every": 1024, "threshold": 0.2},
-            "strength": {"type": "constant", "value": 3.0},
+            "teacher": {"type": "selective", "every": 1024, "threshold": 0.2, "visited": 0.5, "average": 5000},
+            "strength": {"type": "constant", "value": 1.0},
             "timing": {"type": "every_step", "stride": 4},
         },
+        # A critic without values of states is steady enough by itself, and is slowed where it learns.
+        {"teacher.visited": 0.0, "teacher.average": 0.0, "strength.value": 3.0},
     ),
     "guard": Recipe(
         "A recent snapshot pulls the agent back when its training return falls behind what it was then.",

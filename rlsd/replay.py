@@ -103,9 +103,7 @@ class Replay:
         if teacher.selects and not self._firm[slots].any():
             return None
         states, rows = self.store.gather(slots, index), self.targets[index]
-        hold = self.holds[index] if teacher.selects else None
-        if hold is not None and teacher.weighs_certainty:
-            hold = hold * teacher.actor.family.certainty(rows[:, : self.size])
+        hold = teacher.weigh(self.holds[index], rows[:, : self.size]) if teacher.selects else None
         if not self.wants.extra:
             return Batch(states, rows, hold=hold)
         return Batch(
@@ -132,7 +130,7 @@ class Replay:
         if teacher.selects:
             index = torch.from_numpy(drawn).to(self.store.device)
             self.holds[index] = held = teacher.hold(self.store.gather(drawn, index))
-            kept = (held > teacher.floor).cpu().numpy()
+            kept = (held > 0).cpu().numpy()
             self._firm[drawn] = kept | (teacher.floor > 0)
             outdated &= (self.versions[drawn] == 0) | ~kept
         stale: np.ndarray = drawn[outdated]

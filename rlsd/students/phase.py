@@ -92,6 +92,7 @@ class Phases(Lesson):
         ]
         rows = torch.cat([teacher.rows(self.rollouts.states(chunk)) for chunk in chunks])
         holds = torch.cat([teacher.hold(self.rollouts.states(chunk)) for chunk in chunks]) if teacher.selects else None
+        weights = None if holds is None else teacher.weigh(holds, rows[:, :size])
         normalization = Normalization.of(agent)
         modules = [*self._distiller.actor.module(agent.policy).modules(), self.head]
         bound = getattr(agent, "max_grad_norm", None) or self._distiller.strength.strength.bound
@@ -110,21 +111,21 @@ class Phases(Lesson):
                         row[:, -1] if wants.spread else None,
                     )
                     seen = raw if normalization is None else normalization(raw)
-                    hold = None if holds is None else holds[index]
-                    terms = self.terms(agent, seen, taught, self.rollouts.returns(index), hold)
+                    weight = None if weights is None else weights[index]
+                    terms = self.terms(agent, seen, taught, self.rollouts.returns(index), weight)
                     self._step(beta * terms[0] + 0.5 * terms[1] + 0.5 * terms[2], bound)
                     sums.append(torch.stack(terms).detach())
         self._report(torch.stack(sums).mean(0))
 
     def terms(
-        self, agent: Any, seen: Observations, taught: Situation, returns: Tensor, hold: Tensor | None = None
+        self, agent: Any, seen: Observations, taught: Situation, returns: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Return the means of D, of ``(V_aux - V_targ)**2`` and of ``(V - V_targ)**2``, in this order.
 
         :param seen: states as the policy sees them.
         :param taught: what the teacher would do there.
         :param returns: the value targets, ``(batch,)``.
-        :param hold: how firmly the teacher holds each state, ``(batch,)``; None for fully, everywhere.
+        :param weights: of the states in what holds the actions, ``(batch,)``; None for 1 everywhere.
         """
         actor, config = self._distiller.actor, self._distiller.config
         module = actor.module(agent.policy)
@@ -137,9 +138,9 @@ class Phases(Lesson):
         if self._distiller.strength.per_state:
             seen_values = None if values is None else values.detach()
             situation = taught._replace(student=student.detach(), student_values=seen_values)
-            weights = self._distiller.strength.weights(situation)
-            loss = loss if weights is None else loss * weights
-        loss = loss if hold is None else loss * hold
+            gates = self._distiller.strength.weights(situation)
+            loss = loss if gates is None else loss * gates
+        loss = loss if weights is None else loss * weights
         aux = (self.head(latent).squeeze(-1) - returns).square().mean()
         own = torch.zeros_like(aux) if values is None else (values - returns).square().mean()
         return loss.mean(), aux, own

@@ -51,9 +51,7 @@ class Teacher(ABC):
     #: Whether it decides state by state, in :meth:`hold`, which are held at the target that they have. Else every
     #: state is held, and its target made anew when the teacher changes.
     selects = False
-    #: Whether a state then also weighs by how certain its target is: who chose blindly there left nothing to be kept.
-    weighs_certainty = False
-    #: The weight in the loss of states on which the student is free.
+    #: The weight in the loss of states that are not held at all.
     floor = 0.0
     #: Whether it is shown all states that the agent meets.
     watches = False
@@ -138,10 +136,17 @@ class Teacher(ABC):
     def hold(self, observations: Observations) -> Tensor:
         """Return how firmly the student is held on some raw states, ``(batch,)`` in 0..1; see :attr:`selects`.
 
-        It is the states' weight in the loss, but for :attr:`weighs_certainty`. Above :attr:`floor` the target stays as
-        it is, elsewhere it is made anew.
+        Above 0 the target stays as it is, elsewhere it is made anew.
         """
         raise NotImplementedError
+
+    def weigh(self, holds: Tensor, targets: Tensor) -> Tensor:
+        """Return what some states weigh in the loss, ``(batch,)``.
+
+        :param holds: how firmly the student is held on each, ``(batch,)``, as :meth:`hold` returned it.
+        :param targets: the parameters of their distributions, ``(batch, size)``.
+        """
+        return holds
 
     def figures(self) -> dict[str, float]:
         """Return what TensorBoard is to show of this teacher besides what it shows of every one."""

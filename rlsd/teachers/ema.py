@@ -27,8 +27,8 @@ class EmaTeacher(SnapshotTeacher):
 
     def take(self, agent: BaseAlgorithm) -> None:
         """Let the agent as it is now enter the average."""
-        self.weight = self.decay * self.weight + 1.0
-        if self.policy is None:
+        self.weight = self.kept(agent) * self.weight + 1.0
+        if self.policy is None or self.weight == 1.0:
             super().take(agent)
             return
         live = self.actor.module(agent.policy)
@@ -42,6 +42,10 @@ class EmaTeacher(SnapshotTeacher):
         self.frozen.normalization = Normalization.of(agent)
         self.refreshed_at = agent.num_timesteps
         self.version += 1
+
+    def kept(self, agent: BaseAlgorithm) -> float:
+        """Return what the weight of the policies in the average is multiplied by as another enters it."""
+        return self.decay
 
     def state(self) -> dict[str, Any]:  # noqa: D102
         return super().state() | {"weight": self.weight}

@@ -6,6 +6,7 @@ are needed on *different states*. Where the agent has data it should move, where
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from rlsd.config import integer, number
 from rlsd.observations import Observations, from_items, storage_dtype
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.discriminator import Discriminator
-from rlsd.teachers.snapshot import SnapshotTeacher
+from rlsd.teachers.ema import EmaTeacher
 
 #: States met lately that are kept for the discriminator, and stored states it is shown at a training.
 WINDOW = 2048
@@ -30,24 +31,30 @@ BATCH = 256
 LEAST = 0.02
 
 
-class SelectiveTeacher(SnapshotTeacher):
-    """A snapshot that holds the student only on states unlike those met now. See :class:`Selective`."""
+class SelectiveTeacher(EmaTeacher):
+    """An average of the policy that holds the student firmly only on states unlike those met now.
+
+    See :class:`Selective`.
+    """
 
     eager = True
     selects = True
-    weighs_certainty = True
     watches = True
 
-    def __init__(self, actor: Actor, every: int, threshold: float, steps: int, visited: float) -> None:
-        super().__init__(actor, every)
-        self.threshold, self.steps, self.floor = threshold, steps, visited
+    def __init__(self, actor: Actor, answer: Selective) -> None:
+        super().__init__(actor, 0.0, answer.every)
+        self.threshold, self.steps, self.floor = answer.threshold, answer.steps, answer.visited
+        self.average = answer.average
         self.discriminator: Discriminator | None = None
         # Its stream needs no seed of the agent's: it decides which states a small classifier is shown.
         self._generator = np.random.default_rng(0x5E1EC7)
         self._recent: dict[str, Tensor] = {}
         self._next = 0
         self._studied = 0  # the version at the latest training
-        self._frozen = self._weight = torch.zeros(())  # of the states looked at last: share held, and how firmly
+        self._frozen = self._firmness = torch.zeros(())  # of the states looked at last: share held, and how firmly
+
+    def kept(self, agent: BaseAlgorithm) -> float:  # noqa: D102
+        return math.exp(-self.age(agent) / self.average) if self.average else 0.0
 
     def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:
         """Keep the latest states, or a sample of them where more came at once than are kept."""
@@ -69,7 +76,7 @@ class SelectiveTeacher(SnapshotTeacher):
     @property
     def idle(self) -> bool:
         """Whether of the stored states looked at last so few are held that a minibatch would say next to nothing."""
-        return self.floor == 0.0 and float(self._weight) < LEAST
+        return self.floor == 0.0 and float(self._firmness) < LEAST
 
     def study(self, store: Any) -> np.ndarray | None:
         """Train the discriminator on the states met lately against stored ones, once for each snapshot.
@@ -92,8 +99,12 @@ class SelectiveTeacher(SnapshotTeacher):
         """Return 0 for states like those met now, and nearly 1 for states unlike any of them."""
         assert self.discriminator is not None
         far = (1.0 - self.discriminator.probability(self._inputs(observations)) / self.threshold).clamp_(min=0.0)
-        self._frozen, self._weight = (far > 0).float().mean(), far.mean()
-        return self.floor + (1.0 - self.floor) * far
+        self._frozen, self._firmness = (far > 0).float().mean(), far.mean()
+        return far
+
+    def weigh(self, holds: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
+        # Who chose blindly there left nothing to be kept.
+        return (self.floor + (1.0 - self.floor) * holds) * self.actor.family.certainty(targets)
 
     def _inputs(self, observations: Observations) -> Tensor:
         """Return what the discriminator sees: the observations, of images and Dicts the snapshot's features."""
@@ -116,7 +127,7 @@ class SelectiveTeacher(SnapshotTeacher):
             "next": self._next,
             "studied": self._studied,
             "frozen": float(self._frozen),
-            "weight": float(self._weight),
+            "firmness": float(self._firmness),
             "accuracy": None if self.discriminator is None else self.discriminator.accuracy,
         }
 
@@ -127,7 +138,7 @@ class SelectiveTeacher(SnapshotTeacher):
         super().load(agent, {n: t for n, t in tensors.items() if n.partition("/")[0] not in parts}, state)
         self._recent = {key: tensor.to(agent.device).clone() for key, tensor in parts["recent"].items()}
         self._next, self._studied = int(state["next"]), int(state["studied"])
-        self._frozen, self._weight = torch.tensor(float(state["frozen"])), torch.tensor(float(state["weight"]))
+        self._frozen, self._firmness = torch.tensor(float(state["frozen"])), torch.tensor(float(state["firmness"]))
         if parts["discriminator"]:
             size = len(parts["discriminator"]["mean"])
             self.discriminator = Discriminator(size, self._generator, agent.device)
@@ -138,15 +149,18 @@ class SelectiveTeacher(SnapshotTeacher):
 
 @dataclass(frozen=True)
 class Selective(Teaching, name="selective"):
-    """A recent snapshot, frozen state by state: the policy is held on states that the agent no longer comes by.
+    """A recent policy, frozen state by state: the policy is held on states that the agent no longer comes by.
 
-    While states like a stored one are being met, its target follows the snapshot and does not pull. Once they no longer
-    are, the target stays as it is, and holds the policy there, the more firmly the less the state is like any met now:
-    by ``1 - P(met now | state) / threshold``, at least 0. The probability is told by a small classifier between the
-    latest states and the stored ones, 1/2 where both are equally dense. A new state enters with a target of its time.
+    While states like a stored one are being met, its target follows the teacher. Once they no longer are, the target
+    stays as it is, and holds the policy there, the more firmly the less the state is like any met now: by
+    ``1 - P(met now | state) / threshold``, at least 0. The probability is told by a small classifier between the latest
+    states and the stored ones, 1/2 where both are equally dense. A new state enters with a target of its time.
 
     A target counts by how certain it is (:meth:`Family.certainty`), too: where the agent chose all but blindly when it
     left, there is nothing to be kept, and to be held there would be a brake on what it learns elsewhere.
+
+    States still met can be pulled at as well (``visited``): toward the latest snapshot, which keeps single updates from
+    going far, or toward an average of the policy (``average``), which steadies what is learned and what is kept of it.
 
     :param every: environment steps from one snapshot and training of the classifier to the next, rounded up to whole
         rollouts. Raising it costs less; states are told apart, and targets follow, more slowly. Usual range 256 to a
@@ -154,14 +168,17 @@ class Selective(Teaching, name="selective"):
     :param threshold: below this probability a state is held. Raising it holds more, which remembers more and brakes
         more. Usual range 0.05 to 0.3.
     :param steps: gradient steps of the classifier for each snapshot. Usual range 2 to 20.
-    :param visited: weight in the loss of states still met, beside 1 for those far from them. Above 0 a snapshot's pull
-        also keeps single updates from going far, which steadies some tasks and slows others. Usual range 0 to 1.
+    :param visited: weight in the loss of states still met, beside 1 for those far from them. Raising it steadies some
+        tasks and slows others. Usual range 0 to 1.
+    :param average: environment steps that the teacher reaches back: a policy's weight in it falls by ``exp(-1)`` over
+        so many. 0 is the latest snapshot alone. Raising it makes targets steadier, and slower. Usual range 0 to 10,000.
     """
 
     every: int = integer(1024, low=1)
     threshold: float = number(0.2, low=0.0, high=1.0, low_open=True)
     steps: int = integer(10, low=1)
     visited: float = number(0.0, low=0.0, high=1.0)
+    average: float = number(0.0, low=0.0)
 
     def build(self, actor: Actor) -> SelectiveTeacher:  # noqa: D102
-        return SelectiveTeacher(actor, self.every, self.threshold, self.steps, self.visited)
+        return SelectiveTeacher(actor, self)

@@ -158,3 +158,74 @@ def test_states_read_where_they_lie_are_refused():
         rlsd.SelfDistilled(type(small_agent("DQN")))(
             "MlpPolicy", "CartPole-v1", distill={"teacher": "selective", "states": "replay_buffer"}
         )
+
+
+@pytest.mark.parametrize("visited", [0.0, 0.3, 1.0])
+def test_a_state_weighs_from_visited_to_1_as_it_is_held_times_the_certainty_of_its_target(visited):
+    teacher, *_ = built(small_ppo(), visited=visited)
+    targets = torch.randn(7, teacher.actor.family.size, generator=torch.Generator().manual_seed(0))
+    holds = torch.linspace(0.0, 1.0, 7)
+    expected = [visited + (1.0 - visited) * hold for hold in holds.tolist()]
+    found = teacher.weigh(holds, targets) / teacher.actor.family.certainty(targets)
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("visited", [0.5, 1.0])
+def test_states_met_now_are_drawn_to_the_teacher_too_and_held_ones_still_keep_their_targets(visited):
+    agent = rlsd.SelfDistilled(type(small_ppo()))(
+        "MlpPolicy",
+        vec_env(n=2),
+        n_steps=16,
+        batch_size=16,
+        seed=0,
+        distill={**CONFIG, "teacher": {**CONFIG["teacher"], "visited": visited}},
+    )
+    agent.learn(64)
+    replay, teacher = agent.distiller.replay, agent.distiller.teacher
+    slots = np.arange(replay.store.count)
+    before = replay.targets[slots].clone()
+    disturb(agent.policy, 0.5)
+    teacher.take(agent)
+    held = torch.zeros(len(slots))
+    held[::2] = 0.7
+    teacher.hold = lambda observations: held
+    replay.teach(teacher, replay._stale(teacher, slots))
+    assert torch.equal(replay.targets[slots][::2], before[::2])
+    assert not torch.equal(replay.targets[slots][1::2], before[1::2])
+    assert not teacher.idle
+    batch = replay.next(teacher)
+    assert batch is not None and (batch.hold > 0).all()
+
+
+def test_the_average_reaches_back_in_environment_steps_however_often_it_is_entered():
+    agent = small_ppo()
+    teacher = Selective(every=1, average=1000.0).build(actor_for(agent))
+    expected, weight, before = None, 0.0, 0
+    for steps in (100, 350, 360, 2000):
+        disturb(agent.policy, 0.3)
+        agent.num_timesteps = steps
+        teacher.take(agent)
+        now = {name: p.detach().double().clone() for name, p in agent.policy.named_parameters()}
+        kept = weight * np.exp(-(steps - before) / 1000.0)
+        weight, before = kept + 1.0, steps
+        expected = now if expected is None else {n: (kept * expected[n] + now[n]) / weight for n in now}
+    assert teacher.weight == pytest.approx(weight)
+    found = dict(teacher.policy.named_parameters())
+    assert found and all(torch.allclose(p.double(), expected[n], atol=1e-6) for n, p in found.items())
+
+
+def test_without_an_average_the_teacher_is_the_latest_snapshot_to_the_bit():
+    agent = small_ppo()
+    teacher = Selective(every=1).build(actor_for(agent))
+    for steps in (100, 200, 300):
+        disturb(agent.policy, 0.3)
+        agent.num_timesteps = steps
+        teacher.take(agent)
+        live = dict(agent.policy.named_parameters())
+        assert all(torch.equal(p, live[n]) for n, p in teacher.policy.named_parameters())
+
+
+def test_off_policy_agents_are_held_only_where_they_no_longer_go():
+    for name in ("DQN", "SAC", "TD3"):
+        answers = small_agent(name, wrap=rlsd.SelfDistilled, distill="selective").distiller.config
+        assert (answers.teacher.visited, answers.teacher.average) == (0.0, 0.0)
