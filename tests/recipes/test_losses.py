@@ -238,19 +238,30 @@ def test_a_gated_recipe_pulls_as_far_as_the_return_has_fallen_behind(
     assert len(seen.of(4)) == 2, "every second of four gradient steps"
 
 
+def shares(number: int, decay: float) -> np.ndarray:
+    """What each of so many policies counts for in their average: the newest, the last, counts for most."""
+    powers = decay ** np.arange(number - 1, -1, -1)
+    return powers / powers.sum()
+
+
+def average(weights: list[Weights], decay: float) -> Weights:
+    counts = shares(len(weights), decay)
+    return {
+        key: sum(float(share) * policy[key] for share, policy in zip(counts, weights, strict=True))
+        for key in weights[0]
+    }
+
+
+def test_of_an_average_the_newest_policy_counts_for_most() -> None:
+    assert shares(4, 0.9) == pytest.approx(np.array([0.729, 0.81, 0.9, 1.0]) / 3.439)
+
+
 @everywhere
 def test_ema_pulls_toward_the_debiased_average_of_the_policies(name: str) -> None:
     seen = watch("ema", name, updates=4)
     for update in range(1, 4):
-        shares = 0.9 ** np.arange(update, -1, -1)  # the newest counts for most
-        shares /= shares.sum()
-        average = {
-            key: sum(float(share) * weights[key] for share, weights in zip(shares, seen.weights, strict=False))
-            for key in seen.weights[0]
-        }
         for deposit in seen.of(update):
-            assert pulled(seen, deposit, average, strength=4 * 1.0) > 1e-5
-    assert shares == pytest.approx(np.array([0.729, 0.81, 0.9, 1.0]) / 3.439)
+            assert pulled(seen, deposit, average(seen.weights[: update + 1], 0.9), strength=4 * 1.0) > 1e-5
 
 
 @everywhere
@@ -391,6 +402,9 @@ def test_selective_holds_states_that_are_met_no_more_to_what_was_done_there() ->
     seen = watch("selective", updates=9, before=before, env=env, n_steps=128, batch_size=256, n_epochs=4)
     teacher, answers = seen.agent.distiller.teacher, seen.agent.distiller.config
     threshold, visited, strength = answers.teacher.threshold, answers.teacher.visited, answers.strength.value
+    # 8 environments times 128 steps from one policy to the next.
+    decay = np.exp(-8 * 128 / answers.teacher.average)
+    taught_by = [average(seen.weights[: update + 1], decay) for update in range(9)]
     late = [deposit for deposit in seen.deposits if deposit.update == 8]
     assert late
     shapes = {"w1": (32, 3), "b1": (32,), "w2": (32, 32), "b2": (32,), "w3": (1, 32), "b3": (1,)}
@@ -406,7 +420,7 @@ def test_selective_holds_states_that_are_met_no_more_to_what_was_done_there() ->
         certain = 1 - Categorical(logits=deposit.targets).entropy() / np.log(3)
         hold = (visited + (1 - visited) * far) * certain
         with torch.no_grad():
-            answers = torch.stack([acts("PPO", seen.policy(w), deposit.states).logits for w in seen.weights])
+            answers = torch.stack([acts("PPO", seen.policy(w), deposit.states).logits for w in taught_by])
         gaps, versions = (answers - deposit.targets).abs().amax(-1).min(0)
         assert gaps.max() < 1e-5, "a target that no policy of this training has given"
         assert (versions[far == 0] == 8).all(), "a free state has an old target"
