@@ -47,7 +47,7 @@ _RECIPES: dict[str, Recipe] = {
             "strength": {"type": "constant", "value": 1.0},
             "timing": {"type": "every_step", "stride": 4},
         },
-        # A critic without values of states is steady enough by itself, and is slowed where it learns.
+        # The form that was measured on DQN and SAC; the average was chosen on PPO.
         {"teacher.visited": 0.0, "teacher.average": 0.0, "strength.value": 3.0},
     ),
     "guard": Recipe(
