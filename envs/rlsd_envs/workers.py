@@ -77,15 +77,24 @@ class _Remote:
             answer = self.connection.recv()
         except (EOFError, OSError):
             self._raise_dead()
-        if isinstance(answer, _Failure):
-            raise self._error(EnvironmentWorkerError, f"raised {answer.error}", answer.traceback)
+        self._raise_failure(answer)
         return answer
 
     def close(self) -> None:
         self.connection.close()
 
+    def _raise_failure(self, answer: Any) -> None:
+        if isinstance(answer, _Failure):
+            raise self._error(EnvironmentWorkerError, f"raised {answer.error}", answer.traceback)
+
     def _raise_dead(self) -> NoReturn:
         self.process.join(_GRACE_SECONDS)
+        answer: Any = None
+        with suppress(EOFError, OSError):
+            # What it was asked came too late, but it said what it died of.
+            if self.connection.poll():
+                answer = self.connection.recv()
+        self._raise_failure(answer)
         raise self._error(EnvironmentWorkerError, f"died with exit code {self.process.exitcode}", "")
 
     def _limit(self) -> float | None:

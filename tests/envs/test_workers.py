@@ -6,6 +6,7 @@ from stable_baselines3 import PPO
 from toy_environments import Counter, Faulty
 
 from rlsd_envs import EnvironmentTimeout, EnvironmentWorkerError, InvalidAction, make_vec_env
+from rlsd_envs.workers import _Remote
 
 GOOD, BAD = np.array([0, 1]), np.array([1, 2])
 
@@ -76,3 +77,15 @@ def test_one_that_cannot_be_made_leaves_no_process():
     with pytest.raises(EnvironmentWorkerError, match=r"Environment 0 raised OSError.* while it was made; .* no action"):
         make(Faulty, fault="unmade")
     assert set(mp.active_children()) <= before
+
+
+def test_one_that_died_before_it_was_asked_anything_is_heard_all_the_same(monkeypatch):
+    send = _Remote.send
+
+    def late(remote, message):
+        remote.process.join(30)
+        send(remote, message)
+
+    monkeypatch.setattr(_Remote, "send", late)
+    with pytest.raises(EnvironmentWorkerError, match=r"Environment 0 raised OSError.*no simulator here"):
+        make(Faulty, fault="unmade")
