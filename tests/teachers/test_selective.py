@@ -34,6 +34,20 @@ def built(agent, **fields):
     return teacher, store, size
 
 
+def every_other_held(agent):
+    """Change the policy and the teacher, hold every other stored state; return slots, targets before, and holds."""
+    replay, teacher = agent.distiller.replay, agent.distiller.teacher
+    slots = np.arange(replay.store.count)
+    before = replay.targets[slots].clone()
+    disturb(agent.policy, 0.5)
+    teacher.take(agent)
+    held = torch.zeros(len(slots))
+    held[::2] = 0.7
+    teacher.hold = lambda observations: held
+    replay.teach(teacher, replay._stale(teacher, slots))
+    return slots, before, held
+
+
 def test_states_unlike_those_met_now_are_held_and_the_others_are_free():
     teacher, store, size = built(agent := small_ppo())
     now = states(256, 8.0, seed=1, size=size)
@@ -59,16 +73,9 @@ def test_a_held_state_keeps_its_target_and_a_free_one_follows_the_snapshot():
         "MlpPolicy", vec_env(n=2), n_steps=16, batch_size=16, seed=0, distill=CONFIG
     )
     agent.learn(64)
+    slots, before, held = every_other_held(agent)
     replay, teacher = agent.distiller.replay, agent.distiller.teacher
-    slots = np.arange(replay.store.count)
-    before = replay.targets.clone()
-    disturb(agent.policy, 0.5)
-    teacher.take(agent)
-    held = torch.zeros(len(slots))
-    held[::2] = 0.7
-    teacher.hold = lambda observations: held
-    replay.teach(teacher, replay._stale(teacher, slots))
-    assert torch.equal(replay.targets[slots][::2], before[slots][::2])
+    assert torch.equal(replay.targets[slots][::2], before[::2])
     fresh = teacher.targets(replay.store.gather(slots, torch.from_numpy(slots)))
     assert torch.equal(replay.targets[slots][1::2], fresh[1::2])
     assert torch.equal(replay.holds[slots], held)
@@ -181,15 +188,8 @@ def test_states_met_now_are_drawn_to_the_teacher_too_and_held_ones_still_keep_th
         distill={**CONFIG, "teacher": {**CONFIG["teacher"], "visited": visited}},
     )
     agent.learn(64)
+    slots, before, _ = every_other_held(agent)
     replay, teacher = agent.distiller.replay, agent.distiller.teacher
-    slots = np.arange(replay.store.count)
-    before = replay.targets[slots].clone()
-    disturb(agent.policy, 0.5)
-    teacher.take(agent)
-    held = torch.zeros(len(slots))
-    held[::2] = 0.7
-    teacher.hold = lambda observations: held
-    replay.teach(teacher, replay._stale(teacher, slots))
     assert torch.equal(replay.targets[slots][::2], before[::2])
     assert not torch.equal(replay.targets[slots][1::2], before[1::2])
     assert not teacher.idle
