@@ -10,6 +10,7 @@ from rlsd.compress import compress
 from rlsd.config import DistillConfig
 from rlsd.divergences import KL, MSE, JensenShannon
 from rlsd.gates import Behind, Disagreement, EntropyFloor, ReturnGate, ValueAdvantage
+from rlsd.offering import OfferEvaluation
 from rlsd.recipes import recipe, recipes
 from rlsd.resume import Checkpoints, Stopped, latest_checkpoint, resume, save_checkpoint
 from rlsd.speed import Speed
@@ -42,6 +43,7 @@ __all__ = [
     "JensenShannon",
     "Minibatch",
     "Mixture",
+    "OfferEvaluation",
     "Origin",
     "Peers",
     "Phase",

@@ -25,7 +25,7 @@ LAYERS = (
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
     {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.students", "rlsd.speed"},
     {"rlsd.checkpoint"},
-    {"rlsd.wrapping", "rlsd.callback", "rlsd.resume", "rlsd.recipes", "rlsd.compress", "rlsd.together"}
+    {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.resume", "rlsd.recipes", "rlsd.compress", "rlsd.together"}
     | {"rlsd.environment_state", "rlsd.weights", "rlsd.faults"},
     {"rlsd"},
     {"rlsd.cli"},

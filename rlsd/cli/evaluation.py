@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
@@ -55,6 +55,7 @@ class Evaluation(EvalCallback):
     :param episodes: per evaluation.
     :param seed: of the evaluation at step 0.
     :param announce: is handed step and mean return after each evaluation.
+    :param then: is called after each.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Evaluation(EvalCallback):
         episodes: int,
         seed: int,
         announce: Callable[[int, float], None],
+        then: BaseCallback | None = None,
     ) -> None:
         super().__init__(
             env,
+            callback_after_eval=then,
             n_eval_episodes=episodes,
             log_path=str(folder.root),
             best_model_save_path=str(folder.root),

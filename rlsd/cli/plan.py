@@ -86,6 +86,14 @@ class Plan:
         return max(min(self.n_timesteps // 10, 25_000), 1) if wanted is None else wanted
 
     @property
+    def judges(self) -> bool:
+        """Whether the evaluations decide who teaches."""
+        from rlsd import Best
+
+        teacher = None if self.distill is None else self.distill.teacher
+        return isinstance(teacher, Best) and teacher.by == "evaluation"
+
+    @property
     def num_threads(self) -> int | None:
         """Threads for torch, None for its own choice."""
         if self.options.num_threads is not None:
@@ -131,7 +139,7 @@ def plan_new(options: TrainOptions) -> Plan:
     check_together(hyperparams.values)
     seed = secrets.randbelow(2**31) if options.seed == -1 else options.seed
     devices = _devices(options, hyperparams)
-    return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, *devices)
+    return _with_judge(Plan(options, env_id, env_kwargs, hyperparams, distill, seed, *devices))
 
 
 def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
@@ -150,7 +158,18 @@ def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
         with blame_input(f"cannot read {folder.params / 'distill.yml'}"):
             distill = DistillConfig.from_dict(folder.read_yaml("distill.yml"))
     seed = int(folder.read_yaml("run.yml").get("seed", options.seed))
-    return Plan(options, env_id, env_kwargs, hyperparams, distill, seed, *_devices(options, hyperparams))
+    devices = _devices(options, hyperparams)
+    return _with_judge(Plan(options, env_id, env_kwargs, hyperparams, distill, seed, *devices))
+
+
+def _with_judge(plan: Plan) -> Plan:
+    """Return the plan, after a look whether the evaluations that it lets decide take place."""
+    if plan.judges and not plan.eval_freq:
+        raise UserError(
+            "teacher.by 'evaluation' needs evaluations during training, and there are none (--eval-freq 0): "
+            "use 'training', or rlsd train with --eval-freq above 0"
+        )
+    return plan
 
 
 def _run_changes(options: TrainOptions) -> dict[str, Any]:

@@ -111,6 +111,6 @@ def _constant(plan: Plan, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def words_of(env: str, algo: str, steps: int | None, env_kwargs: dict[str, Any], device: str, folder: str) -> list[str]:
     """Return what all variants share, after ``rlsd train``."""
-    words = ["--env", env, "--algo", algo, "--device", device, "-f", folder]
+    words = ["--env", env, "--algo", algo, "--device", device, "-f", folder, "--eval-freq", "0"]
     words += [] if steps is None else ["-n", str(steps)]
     return [*words, *(["--env-kwargs", *as_words(env_kwargs)] if env_kwargs else [])]

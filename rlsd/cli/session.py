@@ -108,7 +108,8 @@ class Session:
             env = self._evaluation_env(seed)
             self._open.append(env)
             episodes = plan.options.eval_episodes
-            watchers.append(Evaluation(env, self.folder, plan.eval_freq, episodes, seed, self._announce))
+            then = rlsd.OfferEvaluation() if plan.judges else None
+            watchers.append(Evaluation(env, self.folder, plan.eval_freq, episodes, seed, self._announce, then))
         if plan.options.progress:
             watchers.append(ProgressBarCallback())
         return watchers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor
-from rlsd.config import integer
+from rlsd.config import choice, integer
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.snapshot import SnapshotTeacher
@@ -20,16 +21,17 @@ from rlsd.teachers.snapshot import SnapshotTeacher
 class BestTeacher(SnapshotTeacher):
     """The copy with the best mark, and the candidate that is being judged. See :class:`Best`."""
 
-    def __init__(self, actor: Actor, every: int, episodes: int, patience: int) -> None:
-        super().__init__(actor, every)
-        self.episodes, self.patience = episodes, patience
+    def __init__(self, actor: Actor, answer: Best) -> None:
+        super().__init__(actor, answer.every)
+        self.episodes, self.patience = answer.episodes, answer.patience
+        #: Whether marks come from evaluations, which training returns are not compared with.
+        self.evaluated = answer.by == "evaluation"
         #: Mean return less its standard error; None before there is one, or once it is too old to count.
         self.mark: float | None = None
         self.candidate: FrozenPolicy | None = None
         self.returns: list[float] = []  # of the episodes that ended since the candidate was taken
         self._taken_at: int | None = None
         self._latest: Any = None  # the latest episode that was looked at: SB3's own dict, known again by its identity
-        self._offered = False  # marks come from evaluations, which training returns are not compared with
         self._changed = False
 
     def refresh(self, agent: BaseAlgorithm) -> bool:
@@ -40,7 +42,7 @@ class BestTeacher(SnapshotTeacher):
         fresh = self._ended(agent)
         if self.patience and self.mark is not None and self.age(agent) >= self.patience:
             self.mark = None
-        if not self._offered:
+        if not self.evaluated:
             self._judge(agent, fresh)
         changed, self._changed = self._changed, False
         return changed
@@ -48,18 +50,17 @@ class BestTeacher(SnapshotTeacher):
     def offer(self, agent: BaseAlgorithm, mean_return: float) -> bool:
         """Hand in the result of an evaluation of the agent as it is now; it teaches if that is the best so far.
 
-        From the first call on only offers count, since evaluations and training returns cannot be compared. For a
-        callback of yours: SB3's ``EvalCallback`` keeps its result in ``last_mean_reward``.
+        :class:`rlsd.OfferEvaluation` does it after each evaluation of SB3's ``EvalCallback``.
 
         :param agent: the agent that this teacher is of.
         :param mean_return: its mean return over some episodes.
         :return: whether it was the best.
-        :raises ValueError: when the return is not finite.
+        :raises ValueError: when the return is not a finite number, or the teacher goes by training returns.
         """
-        if not math.isfinite(mean_return):
-            raise ValueError(f"the return of an evaluation must be finite, got {mean_return!r}")
-        if not self._offered:
-            self._offered, self.mark, self.candidate, self.returns = True, None, None, []
+        if not self.evaluated:
+            raise ValueError("teacher.by is 'training', which takes no evaluations: build the agent with 'evaluation'")
+        if not isinstance(mean_return, numbers.Real) or not math.isfinite(mean_return):
+            raise ValueError(f"the return of an evaluation must be a finite number, got {mean_return!r}")
         if self.mark is not None and mean_return <= self.mark:
             return False
         best = FrozenPolicy(self.actor)
@@ -105,7 +106,7 @@ class BestTeacher(SnapshotTeacher):
 
     def state(self) -> dict[str, Any]:  # noqa: D102
         mine = {"mark": self.mark, "returns": self.returns, "taken_at": self._taken_at}
-        return super().state() | mine | {"offered": self._offered, "changed": self._changed}
+        return super().state() | mine | {"changed": self._changed}
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
         parts = split_parts(tensors, {"best", "candidate"})
@@ -116,7 +117,7 @@ class BestTeacher(SnapshotTeacher):
             self.candidate.load(agent, parts["candidate"])
         self.mark, self.returns = state["mark"], [float(value) for value in state["returns"]]
         self._taken_at = state["taken_at"]
-        self._offered, self._changed = bool(state["offered"]), bool(state["changed"])
+        self._changed = bool(state["changed"])
         # Between an update and the next rollout, where exact checkpoints are taken, none is new.
         episodes = list(agent.ep_info_buffer or ())
         self._latest = episodes[-1] if episodes else None
@@ -138,8 +139,10 @@ class Best(Teaching, name="best"):
     standard error; it replaces the best when its mark is higher. A smoothed return of the moment would be that of older
     policies, and would crown a poor one. The agent goes on learning while the candidate is judged, so a mark is of the
     policy from its taking to the end of its judging; the next candidate is taken after that. Nothing is taught before
-    the first one was judged. Without finished episodes (SB3's ``Monitor``) nobody is ever judged: see
-    :meth:`BestTeacher.offer`, which takes the results of real evaluations instead.
+    the first one was judged, and without finished episodes (SB3's ``Monitor``) nobody is.
+
+    Evaluations judge better, where they can be afforded: each is of one policy, which is frozen at once when it is the
+    best so far. ``rlsd train`` hands them in, and so does :class:`rlsd.OfferEvaluation`.
 
     :param every: environment steps from one candidate to the next, rounded up to whole rollouts and to the end of the
         judging. Usual range 1 to 100,000.
@@ -148,11 +151,13 @@ class Best(Teaching, name="best"):
     :param patience: environment steps after which the mark of a best that was never beaten no longer counts, so that
         the next candidate takes its place whatever its own: in a changing task it may come from another. 0 is never.
         Usual range 0, or several times the length of a task.
+    :param by: ``"training"`` or ``"evaluation"``: whose returns count. ``every`` and ``episodes`` are of the former.
     """
 
     every: int = integer(2048, low=1)
     episodes: int = integer(20, low=2)
     patience: int = integer(0, low=0)
+    by: str = choice("training", ("training", "evaluation"))
 
     def build(self, actor: Actor) -> BestTeacher:  # noqa: D102
-        return BestTeacher(actor, self.every, self.episodes, self.patience)
+        return BestTeacher(actor, self)

@@ -38,6 +38,10 @@ WRONG = {
     "negative interval": (f"{CARTPOLE} --distill teacher.every=-3", ["teacher.every", "-3"]),
     "negative strength": (f"{CARTPOLE} --distill strength.value=-1", ["strength.value", "-1"]),
     "capacity below batch": (f"{CARTPOLE} --distill states.capacity=8", ["capacity", "batch_size", "8"]),
+    "best by evaluations that do not take place": (
+        f"{CARTPOLE} --recipe best --distill teacher.by=evaluation --eval-freq 0",
+        ["teacher.by 'evaluation'", "--eval-freq"],
+    ),
     "unknown hyperparameter": (f"{CARTPOLE} -params n_step:4", ["n_step", "n_steps"]),
     "negative hyperparameter": (f"{CARTPOLE} -params n_steps:-4", ["n_steps", "-4"]),
     "hyperparameter of a wrong type": (f"{CARTPOLE} -params n_steps:abc", ["n_steps", "abc"]),

@@ -94,6 +94,16 @@ def test_the_end_says_what_came_of_it(tmp_path, capsys):
     assert (run / "best_model.zip").is_file(), "without evaluations the final agent is the best there is"
 
 
+def test_evaluations_decide_who_is_the_best_when_asked_to(tmp_path):
+    best = ["--recipe", "best", "--distill", "teacher.by=evaluation"]
+    assert train(tmp_path, *best) == 0, "exit code"
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    with np.load(run / "evaluations.npz") as found:
+        expected = found["results"].mean(axis=1).max()
+    agent = rlsd.SelfDistilled(PPO).load(run / "CartPole-v1.zip", device="cpu")
+    assert agent.distiller.teacher.mark == pytest.approx(expected)
+
+
 def test_a_run_too_short_for_a_teacher_says_so(tmp_path, capsys):
     assert train(tmp_path, "--distill", "teacher.every=4000") == 0, "exit code"
     assert "no teacher was taken in so few steps. Train for longer, or take" in capsys.readouterr().err

@@ -120,11 +120,11 @@ def test_counting_begins_anew_with_learn():
     assert training.teacher.age(training.agent) >= 0
 
 
-def test_evaluations_that_are_handed_in_count_alone():
-    training = Training()
+def test_by_evaluation_only_what_is_handed_in_counts():
+    training = Training(by="evaluation")
     training.update()
-    training.update(500.0, 500.0)
-    assert training.teacher.offer(training.agent, -3.0), "training returns are not comparable"
+    assert not training.update(500.0, 500.0), "training returns are not comparable"
+    assert training.teacher.offer(training.agent, -3.0)
     expected = training.now()
     assert_close(training.teacher.targets(RAW), expected, rtol=1e-5, atol=1e-5)
     disturb(training.agent.policy, 0.1)
@@ -136,8 +136,19 @@ def test_evaluations_that_are_handed_in_count_alone():
     assert training.teacher.version == version
     assert not training.update(900.0, 900.0)
     assert_close(training.teacher.targets(RAW), expected, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="must be finite, got nan"):
-        training.teacher.offer(training.agent, math.nan)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "500", None])
+def test_an_evaluation_that_is_no_finite_number_is_refused(value):
+    training = Training(by="evaluation")
+    with pytest.raises(ValueError, match=r"must be a finite number, got (nan|inf|'500'|None)"):
+        training.teacher.offer(training.agent, value)
+
+
+def test_a_best_by_training_returns_takes_no_evaluations():
+    training = Training()
+    with pytest.raises(ValueError, match=r"teacher.by is 'training'.*'evaluation'"):
+        training.teacher.offer(training.agent, 500.0)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
