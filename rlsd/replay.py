@@ -18,10 +18,10 @@ from torch import Tensor
 from rlsd.observations import Observations
 from rlsd.sources import Source
 from rlsd.states import StateStore
+from rlsd.states.base import MOST_AHEAD
 from rlsd.teachers import Teacher, Wants
 
-#: Minibatches drawn ahead at a time, and states the teacher is asked about at a time: enough to fill a large forward.
-MOST_AHEAD = 64
+#: States the teacher is asked about at a time: enough to fill a large forward.
 CHUNK = 4096
 _PLAIN = Wants()
 

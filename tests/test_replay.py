@@ -13,8 +13,9 @@ from helpers import Handing, small_ppo
 from rlsd import Snapshot
 from rlsd.actors import actor_for
 from rlsd.observations import as_items
-from rlsd.replay import CHUNK, MOST_AHEAD, Replay
+from rlsd.replay import CHUNK, Replay
 from rlsd.states import ReservoirStore
+from rlsd.states.base import MOST_AHEAD
 from rlsd.teachers import Teacher
 
 

@@ -41,17 +41,31 @@ def observation_bytes(space: spaces.Space[Any], floats: int | None = 4) -> int:
     return total
 
 
-def check_states(capacity: int, space: spaces.Space[Any], device: torch.device) -> None:
+def check_states(
+    number: int,
+    space: spaces.Space[Any],
+    device: torch.device,
+    setting: str = "states.capacity",
+    each: int = 1,
+    beside: int = 0,
+) -> None:
     """Raise when so many states would take more memory than they may.
 
+    :param number: what the setting says.
+    :param setting: whose number it is.
+    :param each: states for each of the number.
+    :param beside: bytes that are kept beside each state.
     :raises ValueError: naming the bytes, the budget and the way out.
     """
-    needed, allowed = capacity * observation_bytes(space), budget(device)
+    one = each * (observation_bytes(space) + beside)
+    needed, allowed = number * one, budget(device)
     if allowed is not None and needed > allowed:
+        states = "states" if each == 1 else f"times {each} states"
+        lower = f"lower {setting} to {allowed // one} or less, or " if allowed >= one else ""
         raise ValueError(
-            f"states.capacity={capacity} states of this environment take {readable(needed)} on {device}, more than the "
-            f"budget of {readable(allowed)}: lower states.capacity to {allowed // observation_bytes(space)} or less, "
-            f"or set {VARIABLE} (for example {VARIABLE}={math.ceil(needed / 10**9)}GB)"
+            f"{setting}={number} {states} of this environment take {readable(needed)} on {device}, more than the "
+            f"budget of {readable(allowed)}: {lower}set {VARIABLE} (for example "
+            f"{VARIABLE}={math.ceil(needed / 10**9)}GB)"
         )
 
 

@@ -16,9 +16,12 @@ from torch import Tensor
 from rlsd.config import Answer
 from rlsd.observations import Observations, from_items, storage_dtype
 from rlsd.sources import Source
+from rlsd.speed.memory import check_states
 
 #: Floats are kept in 32 bits, where anything larger would be infinite.
 _LARGEST = np.finfo(np.float32).max
+#: Minibatches drawn ahead at a time: enough to fill a large forward.
+MOST_AHEAD = 64
 
 
 class StateStore:
@@ -150,6 +153,17 @@ def finite_rows(observations: Mapping[str, np.ndarray]) -> np.ndarray | None:
     if not masks or all(mask.all() for mask in masks):
         return None
     return np.asarray(np.all(masks, axis=0))
+
+
+def check_batch(batch_size: int, agent: BaseAlgorithm) -> None:
+    """Raise when a minibatch, with the slots of those drawn ahead, would take more memory than it may.
+
+    For stores whose minibatch may be larger than they are.
+
+    :raises ValueError: then.
+    """
+    slots = MOST_AHEAD * np.dtype(np.int64).itemsize
+    check_states(batch_size, agent.observation_space, agent.device, "states.batch_size", beside=slots)
 
 
 def checked_capacity(capacity: int, batch_size: int) -> None:

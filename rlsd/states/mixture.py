@@ -15,7 +15,7 @@ from torch import Tensor
 from rlsd.config import answers, checked_number, integer
 from rlsd.observations import Observations, as_items, from_items
 from rlsd.sources import Source
-from rlsd.states.base import States, StateStore
+from rlsd.states.base import States, StateStore, check_batch
 from rlsd.states.recent import Recent
 from rlsd.states.reservoir import Reservoir
 
@@ -133,6 +133,7 @@ class Mixture(States, name="mixture"):
         return [int(count) for count in counts]
 
     def build(self, seed: np.random.SeedSequence, agent: BaseAlgorithm) -> MixtureStore:  # noqa: D102
+        check_batch(self.batch_size, agent)
         stores = [part.build(own, agent) for part, own in zip(self.parts, seed.spawn(len(self.parts)), strict=True)]
         for store, count in zip(stores, self.counts(), strict=True):
             store.batch_size = count

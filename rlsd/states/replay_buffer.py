@@ -16,7 +16,7 @@ from rlsd.actors import algorithm_name
 from rlsd.config import integer
 from rlsd.observations import Observations, as_items, from_items
 from rlsd.sources import ReplaySource, Source
-from rlsd.states.base import States, StateStore
+from rlsd.states.base import States, StateStore, check_batch
 
 
 class ReplayBufferStore(StateStore):
@@ -77,4 +77,5 @@ class ReplayBuffer(States, name="replay_buffer"):
                 f"states 'replay_buffer' needs an agent with a replay buffer, and a {algorithm_name(agent)} has none: "
                 "use 'reservoir'"
             )
+        check_batch(self.batch_size, agent)
         return ReplayBufferStore(buffer.buffer_size * buffer.n_envs, self.batch_size, seed, agent.device)

@@ -55,6 +55,12 @@ def test_a_million_images_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatc
         memory.check_states(lower + 1, ATARI, CPU)
 
 
+def test_where_not_even_one_fits_nothing_lower_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(memory.VARIABLE, "100")
+    with pytest.raises(ValueError, match=r"budget of 100 bytes: set RLSD_MEMORY_BUDGET \(for example"):
+        memory.check_states(2, ATARI, CPU)
+
+
 def test_an_agent_is_refused_when_it_is_built_and_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(memory.VARIABLE, "100")
     with pytest.raises(ValueError, match=r"states\.capacity=20000 states .* take 240\.0 KB on cpu"):

@@ -14,7 +14,7 @@ from helpers import OBSERVATION_SPACES, SMALL_CNN, agent_with_buffer, fill, numb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlsd import ReplayBuffer, Reservoir
+from rlsd import Mixture, ReplayBuffer, Reservoir
 from rlsd.observations import as_items, from_items
 from rlsd.replay import Replay
 from rlsd.sources import ReplaySource
@@ -440,6 +440,15 @@ def test_the_buffers_states_are_not_saved_twice_and_are_there_again_after_loadin
 def test_an_agent_without_a_replay_buffer_has_no_such_states(name):
     with pytest.raises(TypeError, match=rf"states 'replay_buffer' needs .* a {name} has none: use 'reservoir'"):
         buffer_store(small_agent(name))
+
+
+@pytest.mark.parametrize("states", [ReplayBuffer(batch_size=10**13), Mixture(batch_size=10**13)])
+def test_a_minibatch_that_would_not_fit_in_memory_is_refused_when_the_agent_is_built(states, monkeypatch):
+    monkeypatch.setenv("RLSD_MEMORY_BUDGET", "8GB")
+    # 12 bytes a state and 64 times 8 for its slots.
+    message = r"^states\.batch_size=10{13} states .* take 5240\.0 TB .* lower states\.batch_size to 15267175 or less, "
+    with pytest.raises(ValueError, match=message):
+        states.build(np.random.SeedSequence(0), agent_with_buffer(8, 1))
 
 
 @pytest.mark.parametrize(("rows", "n_envs"), [(8, 1), (8, 3)])
