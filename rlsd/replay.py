@@ -54,18 +54,24 @@ class Replay:
     def __init__(self, store: StateStore, size: int, wants: Wants = _PLAIN) -> None:
         self.store = store
         self.size, self.wants = size, wants
-        self.targets = torch.zeros(store.capacity, size + wants.extra, device=store.device)
+        self._allocate()
+        self._ahead: list[tuple[np.ndarray, Tensor]] = []
+        self._expected = 1
+
+    def _allocate(self) -> None:
+        store = self.store
+        self.targets = torch.zeros(store.capacity, self.size + self.wants.extra, device=store.device)
         # On the host, where slots are drawn, so that finding what is out of date asks nothing of the device.
         self.versions = np.zeros(store.capacity, dtype=np.int64)
         #: How firmly the student is held on each stored state; stays 1 for teachers that do not decide state by state.
         self.holds = torch.ones(store.capacity, device=store.device)
         self._firm = np.ones(store.capacity, dtype=bool)  # where they are above 0, on the host
-        self._ahead: list[tuple[np.ndarray, Tensor]] = []
-        self._expected = 1
 
     def collect(self, agent: BaseAlgorithm, source: Source) -> np.ndarray:
         """Take up the states that the agent met since the last time, and return the slots that hold a new one."""
         new = self.store.collect(agent, source)
+        if len(self.versions) != self.store.capacity:
+            self._allocate()  # a replay buffer of another size was loaded: all targets are asked for anew
         self.versions[new] = 0
         return new
 
@@ -154,12 +160,14 @@ class Replay:
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take up what :meth:`tensors` and :meth:`state` returned."""
         stored = {name.removeprefix("states/"): t for name, t in tensors.items() if name.startswith("states/")}
-        self.store.load(stored, state)
-        held, count = self._held(), len(self.store.slots())
+        if self.store.load(stored, state):
+            return  # all targets are asked for anew when their states are drawn
+        count = self.store.count
         if tensors["targets"].shape != (count, self.targets.shape[1]) or tensors["versions"].shape != (count,):
             raise ValueError(
                 f"the saved targets do not fit: {tuple(tensors['targets'].shape)} found, "
                 f"{(count, self.targets.shape[1])} expected"
             )
+        held = self._held()
         self.targets[held] = tensors["targets"].to(self.targets.device)
         self.versions[held] = tensors["versions"].numpy()

@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 from agents import (
     ALGORITHMS,
+    ALL_ALGORITHMS,
     KINDS,
     ROLLOUT,
     build,
@@ -187,6 +188,52 @@ def test_loaded_and_trained_on_is_trained_on(algorithm: type[BaseAlgorithm], tmp
         states.append(copied((training_state(again), distillation_state(again))))
     assert again.distiller.deposits > agent.distiller.deposits
     assert not differences(*states)
+
+
+@pytest.mark.parametrize("saved_with", [1, 2, 3])
+@pytest.mark.parametrize("loaded_with", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("name", "states"),
+    [
+        *((name, "minibatch") for name in ("PPO", "A2C", "RecurrentPPO", "DQN")),
+        ("DQN", "replay_buffer"),
+        ("DQN", rlsd.Mixture(parts=[rlsd.ReplayBuffer(), rlsd.Recent(32, 8)])),
+        *((name, rlsd.Recent(32, 8)) for name in ("PPO", "DQN")),
+    ],
+)
+def test_it_is_loaded_with_other_environments_as_plain_sb3_is(
+    name: str, states: Any, saved_with: int, loaded_with: int, tmp_path: Path
+) -> None:
+    cls = ALL_ALGORITHMS[name]
+    off_policy = {"buffer_size": 20, "learning_starts": 4} if name == "DQN" else {}  # 18 states with 3 environments
+    agent = distilled(cls, env=make_env(n_envs=saved_with), distill=config(states=states), **off_policy).learn(80)
+    agent.save(tmp_path / "agent")
+    again = rlsd.SelfDistilled(cls).load(tmp_path / "agent", env=make_env(n_envs=loaded_with))
+    assert again.distiller.teacher.version == agent.distiller.teacher.version
+    if saved_with == loaded_with:
+        assert not differences(distillation_state(agent), distillation_state(again))
+    again.learn(80, reset_num_timesteps=False)
+    assert again.distiller.deposits > agent.distiller.deposits
+    assert all(torch.isfinite(parameter).all() for parameter in again.policy.parameters())
+
+
+@pytest.mark.parametrize("n_steps", [4, 16])
+def test_it_is_loaded_with_rollouts_of_another_length_as_plain_sb3_is(n_steps: int, tmp_path: Path) -> None:
+    agent = distilled(distill=config(states="minibatch")).learn(3 * ROLLOUT)
+    agent.save(tmp_path / "agent")
+    again = SelfDistilledPPO.load(tmp_path / "agent", env=make_env(), n_steps=n_steps)
+    again.learn(6 * ROLLOUT, reset_num_timesteps=False)
+    assert again.distiller.deposits > agent.distiller.deposits
+
+
+@pytest.mark.parametrize("held", [[[0, 1]], [0, 1, -1], [0, 1]])
+def test_slots_of_a_minibatch_that_are_none_are_one_clear_error(held: Any, tmp_path: Path) -> None:
+    distilled(distill=config(states="minibatch")).learn(3 * ROLLOUT).save(tmp_path / "agent.zip")
+    _, tensors = stored(tmp_path / "agent.zip")
+    tensors["replay/states/held"] = torch.tensor(held)
+    rewritten(tmp_path / "agent.zip", {checkpoint.STATE: safetensors.torch.save(tensors)})
+    with pytest.raises(ValueError, match=r"agent\.zip: the saved states do not fit: 16 said, .* found$"):
+        SelfDistilledPPO.load(tmp_path / "agent.zip")
 
 
 def test_saving_changes_nothing(tmp_path: Path) -> None:

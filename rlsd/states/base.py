@@ -128,8 +128,13 @@ class StateStore:
         """Return counters and generator as plain data."""
         return {"count": self.count, "rejected": self.rejected, "generator": self._generator.bit_generator.state}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`tensors` and :meth:`state` returned."""
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:
+        """Take up what :meth:`tensors` and :meth:`state` returned.
+
+        :return: whether some begin anew instead, as where an agent was loaded with fewer environments and its buffer is
+            smaller; else all lie in the slots that they were saved from.
+        :raises ValueError: when they fit in no such store.
+        """
         count = int(state["count"])
         lengths = sorted({len(tensor) for tensor in tensors.values()})
         if count > self.capacity or lengths != ([count] if count else []):
@@ -141,6 +146,7 @@ class StateStore:
             shape = (self.capacity, *tensor.shape[1:])
             self._arrays[key] = torch.zeros(shape, dtype=tensor.dtype, device=self.device)
             self._arrays[key][:count] = tensor.to(self.device)
+        return False
 
 
 def finite_rows(observations: Mapping[str, np.ndarray]) -> np.ndarray | None:

@@ -117,12 +117,17 @@ class RolloutMinibatchStore(StateStore):
     def examples(self) -> dict[str, Tensor]:  # noqa: D102
         return {}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
-        self._held, self._current = tensors["held"].numpy(), None
-        if len(self._held) and self._held.max() >= self.capacity:
-            raise ValueError(f"the saved states do not fit: slot {self._held.max()} found, capacity {self.capacity}")
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:
+        """Take up the counters, and which slots were held where a rollout still has as many."""
+        held, count = tensors["held"].numpy(), int(state["count"])
+        if held.shape != (count,) or held.min(initial=0) < 0:
+            found = f"{tuple(held.shape)} slots from {held.min(initial=0)} on"
+            raise ValueError(f"the saved states do not fit: {count} said, {found} found")
         super().load({}, {**state, "count": 0})
+        anew = bool(held.max(initial=0) >= self.capacity)
+        self._held, self._current = held[:0] if anew else held, None
         self.count = len(self._held)
+        return anew
 
 
 class ReplayMinibatchStore(ReplayBufferStore):
@@ -130,9 +135,8 @@ class ReplayMinibatchStore(ReplayBufferStore):
 
     ahead = False
 
-    def __init__(self, batch_size: int, buffer: int, seed: np.random.SeedSequence, device: torch.device) -> None:
+    def __init__(self, batch_size: int, seed: np.random.SeedSequence, device: torch.device) -> None:
         super().__init__(batch_size, batch_size, seed, device)
-        self._buffer = buffer
         self._current: dict[str, Tensor] | None = None
         self._updating = False
         self._rows = np.arange(0)  # of the buffer, that stand for the slots where nothing was sampled
@@ -140,7 +144,7 @@ class ReplayMinibatchStore(ReplayBufferStore):
     def collect(self, agent: Any, source: Source) -> np.ndarray:  # noqa: D102
         source.shared(agent)  # they count as taken
         self._current = None
-        filled = self._look(agent, self._buffer)
+        filled = self._look(agent)
         self.count = min(filled, self.capacity)
         self._rows = np.linspace(0, filled - 1, self.count).astype(np.int64)
         return np.arange(self.count)
@@ -202,9 +206,7 @@ class Minibatch(States, name="minibatch"):
             batch_size = getattr(agent, "batch_size", None) or buffer.buffer_size * buffer.n_envs
             return RolloutMinibatchStore(buffer.buffer_size, buffer.n_envs, batch_size, seed, agent.device)
         if isinstance(agent, OffPolicyAlgorithm):
-            assert agent.replay_buffer is not None
-            size = agent.replay_buffer.buffer_size * agent.replay_buffer.n_envs
-            return ReplayMinibatchStore(agent.batch_size, size, seed, agent.device)
+            return ReplayMinibatchStore(agent.batch_size, seed, agent.device)
         raise TypeError(
             f"states 'minibatch' needs an agent that learns from minibatches, and a {algorithm_name(agent)} does not: "
             "use 'recent'"

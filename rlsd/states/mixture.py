@@ -27,18 +27,22 @@ class MixtureStore(StateStore):
     """
 
     def __init__(self, parts: list[StateStore], seed: np.random.SeedSequence, device: torch.device) -> None:
-        capacities = [part.capacity for part in parts]
-        super().__init__(sum(capacities), sum(part.batch_size for part in parts), seed, device)
+        super().__init__(0, sum(part.batch_size for part in parts), seed, device)
         self.parts = parts
         self.offers = all(part.offers for part in parts)
-        self._starts = np.cumsum([0, *capacities])
+        self._line_up()
+
+    def _line_up(self) -> None:
+        self._starts = np.cumsum([0, *(part.capacity for part in self.parts)])
+        self.capacity = int(self._starts[-1])
 
     def collect(self, agent: BaseAlgorithm, source: Source) -> np.ndarray:  # noqa: D102
         shared = source.shared(agent)
-        new = [part.collect(agent, shared) + start for part, start in zip(self.parts, self._starts, strict=False)]
+        new = [part.collect(agent, shared) for part in self.parts]
+        self._line_up()
         self.count = sum(part.count for part in self.parts)
         self.rejected = max(part.rejected for part in self.parts)
-        return np.concatenate(new)
+        return np.concatenate([slots + start for slots, start in zip(new, self._starts, strict=False)])
 
     def slots(self) -> np.ndarray:  # noqa: D102
         held = [part.slots() + start for part, start in zip(self.parts, self._starts, strict=False)]
@@ -77,12 +81,14 @@ class MixtureStore(StateStore):
     def state(self) -> dict[str, Any]:  # noqa: D102
         return {"parts": [part.state() for part in self.parts]}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:  # noqa: D102
+        anew = False
         for i, (part, saved) in enumerate(zip(self.parts, state["parts"], strict=True)):
             own = {name.removeprefix(f"{i}/"): t for name, t in tensors.items() if name.startswith(f"{i}/")}
-            part.load(own, saved)
+            anew = part.load(own, saved) or anew
         self.count = sum(part.count for part in self.parts)
         self.rejected = max(part.rejected for part in self.parts)
+        return anew
 
 
 def _shares(key: str, value: Any) -> tuple[float, ...]:

@@ -33,9 +33,9 @@ class RecentStore(StateStore):
     def state(self) -> dict[str, Any]:  # noqa: D102
         return super().state() | {"next": self._next}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
-        super().load(tensors, state)
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:  # noqa: D102
         self._next = int(state["next"])
+        return super().load(tensors, state)
 
 
 @dataclass(frozen=True)

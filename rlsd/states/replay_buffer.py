@@ -20,7 +20,10 @@ from rlsd.states.base import States, StateStore, check_batch
 
 
 class ReplayBufferStore(StateStore):
-    """An agent's own replay buffer, seen as a store; slot ``row * n_envs + env`` is a state of the buffer's."""
+    """An agent's own replay buffer, seen as a store; slot ``row * n_envs + env`` is a state of the buffer's.
+
+    Its capacity is the buffer's, and follows it when one of another size is loaded.
+    """
 
     offers = False
 
@@ -32,19 +35,19 @@ class ReplayBufferStore(StateStore):
         new = source.shared(agent)
         assert isinstance(new, ReplaySource)
         buffer = agent.replay_buffer
-        self.count = self._look(agent, self.capacity)
+        self.count, self.capacity = self._look(agent), buffer.buffer_size * buffer.n_envs
         rows = new.rows(agent)
         if getattr(buffer, "optimize_memory_usage", False):
             rows = np.append(rows, buffer.pos)  # where the observation after the latest is kept, over an old state
         slots: np.ndarray = rows[:, None] * buffer.n_envs + np.arange(buffer.n_envs)
         return slots.ravel()
 
-    def _look(self, agent: Any, capacity: int) -> int:
+    def _look(self, agent: Any) -> int:
         """Take views of the buffer, anew each time since another may have been loaded; return how many it holds."""
         buffer = agent.replay_buffer
-        shapes = as_items(get_obs_shape(agent.observation_space))
+        states, shapes = buffer.buffer_size * buffer.n_envs, as_items(get_obs_shape(agent.observation_space))
         items = as_items(buffer.observations).items()
-        self._views = {key: array.reshape(capacity, *shapes[key]) for key, array in items}
+        self._views = {key: array.reshape(states, *shapes[key]) for key, array in items}
         return int(buffer.size() * buffer.n_envs)
 
     def gather(self, slots: np.ndarray, index: Tensor) -> Observations:  # noqa: D102
@@ -52,10 +55,13 @@ class ReplayBufferStore(StateStore):
         floats = {key: t.float() if t.is_floating_point() else t for key, t in picked.items()}
         return from_items({key: tensor.to(self.device) for key, tensor in floats.items()})
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:
         """Take up the counters; the states come with the agent's own buffer."""
-        self.count, self.rejected = int(state["count"]), int(state["rejected"])
+        count, self.rejected = int(state["count"]), int(state["rejected"])
         self._generator.bit_generator.state = state["generator"]
+        anew = count > self.capacity
+        self.count = 0 if anew else count
+        return anew
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_views": {}}  # the agent pickles its own buffer

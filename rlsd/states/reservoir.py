@@ -40,9 +40,9 @@ class ReservoirStore(StateStore):
     def state(self) -> dict[str, Any]:  # noqa: D102
         return super().state() | {"seen": self.seen}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
-        super().load(tensors, state)
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:  # noqa: D102
         self.seen = int(state["seen"])
+        return super().load(tensors, state)
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,21 @@ def test_a_loaded_store_has_what_the_saved_one_had(name):
     assert torch.equal(other.targets, replay.targets)
 
 
+def test_saved_slots_that_a_smaller_rollout_has_not_are_left_out_and_the_rest_is_taken_up():
+    def make(n_envs):
+        return RolloutMinibatchStore(4, n_envs, 2, np.random.SeedSequence(n_envs), torch.device("cpu"))
+
+    saved, loaded, same = make(3), make(1), make(3)
+    saved.collect(None, Handing(as_items(np.full((12, 1), np.nan, dtype=np.float32))))
+    assert (saved.rejected, saved.count) == (12, 0)
+    saved.collect(None, Handing(as_items(np.zeros((12, 1), dtype=np.float32))))
+    assert loaded.load(saved.tensors(), saved.state())
+    assert not same.load(saved.tensors(), saved.state())
+    assert (loaded.count, len(loaded.slots()), loaded.rejected) == (0, 0, 12)
+    assert (same.count, len(same.slots()), same.rejected) == (12, 12, 12)
+    assert loaded.state()["generator"] == saved.state()["generator"]
+
+
 def test_an_update_that_takes_its_minibatch_elsewhere_is_told_so():
     agent = rlsd.distill(small_agent("PPO"), ANSWERS)
     agent.learn(16)

@@ -14,7 +14,7 @@ from helpers import OBSERVATION_SPACES, SMALL_CNN, agent_with_buffer, fill, numb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlsd import Mixture, ReplayBuffer, Reservoir
+from rlsd import Mixture, ReplayBuffer, Reservoir, distill
 from rlsd.observations import as_items, from_items
 from rlsd.replay import Replay
 from rlsd.sources import ReplaySource
@@ -419,6 +419,32 @@ def test_the_states_of_a_buffer_that_was_loaded_are_read_from_that_one(tmp_path)
     agent.load_replay_buffer(tmp_path / "buffer")
     assert len(store.collect(agent, source)) == 12, "each is new"
     assert numbers_in(states_of(store, 12).tolist()) == expected
+
+
+@pytest.mark.parametrize("states", ["replay_buffer", "minibatch", Mixture(parts=[ReplayBuffer(), Reservoir(16, 8)])])
+@pytest.mark.parametrize(("rows", "loaded"), [(8, 16), (16, 8)])
+def test_a_buffer_of_another_size_can_be_loaded(states, rows, loaded, tmp_path):
+    other = agent_with_buffer(loaded, 2)
+    fill(other, 50, loaded + 1)
+    other.save_replay_buffer(tmp_path / "buffer")
+    agent = distill(agent_with_buffer(rows, 2), {"states": states, "teacher": {"type": "snapshot", "every": 1}})
+    agent.learn(4 * rows)
+    agent.load_replay_buffer(tmp_path / "buffer")
+    before, replay, checked = agent.distiller.deposits, agent.distiller.replay, []
+    draw = replay.next
+
+    def drawn(teacher):
+        batch = draw(teacher)
+        assert torch.equal(batch.targets, teacher.targets(batch.states))
+        checked.append(batch)
+        return batch
+
+    replay.next = drawn
+    agent.learn(8, reset_num_timesteps=False)
+    assert agent.distiller.deposits > before
+    assert checked
+    if states != "minibatch":
+        assert replay.store.capacity == len(replay.versions) == 2 * loaded + (0 if states == "replay_buffer" else 16)
 
 
 def test_the_buffers_states_are_not_saved_twice_and_are_there_again_after_loading():
