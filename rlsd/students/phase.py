@@ -59,7 +59,8 @@ class Phases(Lesson):
         module = distiller.actor.module(policy)
         self._parameters = [p for p in module.parameters() if p.requires_grad] + list(self.head.parameters())
         self.optimizer = torch.optim.Adam(self._parameters, lr=answer.learning_rate)
-        self.rollouts = Rollouts(answer.every_rollouts * agent.n_steps * agent.n_envs, agent.device)
+        self._size = agent.n_steps * agent.n_envs  # of a rollout
+        self.rollouts = Rollouts(answer.every_rollouts * self._size, agent.device)
         self.updates = 0  # since the last phase
         self.phases = 0
         self._figures: dict[str, float] = {"phase_kl": 0.0, "phase_value_loss": 0.0, "phase_aux_loss": 0.0}
@@ -185,9 +186,10 @@ class Phases(Lesson):
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor
         self.head.load_state_dict(parts["head"])
-        self.rollouts.load(parts["rollouts"])
         load_state(self.optimizer, parts["optimizer"])
         self.updates, self.phases = int(state["updates"]), int(state["phases"])
+        # Saved with larger rollouts, they would leave no room for those still to come before the phase.
+        self.rollouts.load(parts["rollouts"], self.updates * self._size)
         self._figures = {key: float(value) for key, value in state["figures"].items()}
         self._generator.bit_generator.state = state["generator"]
 

@@ -64,14 +64,20 @@ class Rollouts:
         kept = {f"states/{key}": array[: self.count] for key, array in self._arrays.items()}
         return kept | {_RETURNS: self._returns[: self.count]}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what :meth:`tensors` returned."""
+    def load(self, tensors: Mapping[str, Tensor], most: int) -> None:
+        """Take up what :meth:`tensors` returned, of more than ``most`` states the newest.
+
+        :raises ValueError: when states and returns are not as many.
+        """
         self.count, self._arrays = 0, {}
         if _RETURNS not in tensors:
             return
         states = {
             key.removeprefix("states/"): t.cpu().numpy() for key, t in tensors.items() if key.startswith("states/")
         }
-        if len(tensors[_RETURNS]) > self.capacity or any(len(t) != len(tensors[_RETURNS]) for t in states.values()):
-            raise ValueError(f"the saved rollouts do not fit: {len(tensors[_RETURNS])} found, room for {self.capacity}")
-        self.add(states, tensors[_RETURNS].cpu().numpy())
+        returns = tensors[_RETURNS].cpu().numpy()
+        lengths = sorted({len(array) for array in states.values()})
+        if lengths != [len(returns)]:
+            raise ValueError(f"the saved rollouts do not fit: {lengths} states and {len(returns)} returns found")
+        newest = slice(max(len(returns) - most, 0), None)
+        self.add({key: array[newest] for key, array in states.items()}, returns[newest])

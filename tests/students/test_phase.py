@@ -19,6 +19,7 @@ from agents import (
     distillation_state,
     distilled,
     logged,
+    make_env,
     patches,
     scramble,
     training_state,
@@ -190,10 +191,35 @@ def test_rollouts_keep_what_is_finite_up_to_their_room() -> None:
     assert rollouts.states(slice(0, 3)).flatten().tolist() == [0.0, 4.0, 5.0]
     assert rollouts.returns(slice(0, 3)).tolist() == [0.0, 4.0, 5.0]
     other = Rollouts(3, torch.device("cpu"))
-    other.load(rollouts.tensors())
+    other.load(rollouts.tensors(), 3)
     assert not differences(other.tensors(), rollouts.tensors())
-    with pytest.raises(ValueError, match="do not fit: 3 found, room for 2"):
-        Rollouts(2, torch.device("cpu")).load(rollouts.tensors())
+    other.load(rollouts.tensors(), 2)
+    assert other.states(slice(0, 2)).flatten().tolist() == [4.0, 5.0], "the newest"
+    for name in ("returns", "states/@observation"):
+        fewer = rollouts.tensors() | {name: rollouts.tensors()[name][1:]}
+        with pytest.raises(ValueError, match=r"do not fit: \[\d\] states and \d returns found"):
+            other.load(fewer, 3)
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "n_steps", "kept"), [(1, 8, 3 * 8), (2, 4, 3 * 8), (2, 8, 48), (3, 8, 48), (2, 9, 48)]
+)
+def test_loaded_with_rollouts_of_another_size_the_newest_that_leave_room_are_kept(
+    n_envs: int, n_steps: int, kept: int, tmp_path: Path
+) -> None:
+    agent = phasic(every=5).learn(3 * ROLLOUT)
+    agent.save(tmp_path / "agent")
+    rollouts = agent.distiller.lesson.rollouts
+    again = type(agent).load(tmp_path / "agent", env=make_env(n_envs=n_envs), n_steps=n_steps)
+    lesson = again.distiller.lesson
+    assert (rollouts.count, lesson.rollouts.count, lesson.updates) == (48, kept, 3)
+    assert torch.equal(lesson.rollouts.states(slice(kept)), rollouts.states(slice(48 - kept, 48)))
+    assert torch.equal(lesson.rollouts.returns(slice(kept)), rollouts.returns(slice(48 - kept, 48)))
+    seen, met = [], lesson.rollouts.add
+    lesson.rollouts.add = lambda *args: [met(*args), seen.append(lesson.rollouts.count)]
+    again.learn(2 * n_envs * n_steps, reset_num_timesteps=False)
+    assert seen == [kept + n_envs * n_steps, kept + 2 * n_envs * n_steps], "none of the new ones was left out"
+    assert lesson.phases == 1
 
 
 @pytest.mark.parametrize("teacher", ["ema", "ensemble", "best", "selective"])
