@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +15,9 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from rlsd import environment_state
-from rlsd.actors import actor_for
+from rlsd.actors import Actor, MaskedActorCritic, actor_for
 from rlsd.actors.on_policy import RecurrentActorCritic
-from rlsd.config import checked_number
+from rlsd.config import checked_number, integer
 from rlsd.divergences import KL
 from rlsd.observations import as_items
 from rlsd.sources import ReplaySource
@@ -32,6 +33,8 @@ from rlsd.wrapping import is_wrapped
 _STREAM = 0x636F6D70
 #: States gathered when none are given or stored; states kept at most; stored states that are enough to do without.
 _GATHERED, _KEPT, _ENOUGH = 50_000, 200_000, 5_000
+#: Checks a whole number from 1 on, and returns it, as the fields of answers do.
+_whole = integer(1, low=1).metadata["check"]
 #: What training has made of an agent besides its weights: a new agent begins without.
 _HISTORY: dict[str, Any] = {
     "num_timesteps": 0,
@@ -68,10 +71,11 @@ def compress(
 
     :param agent: the teacher, distilled or plain; not a RecurrentPPO.
     :param policy_kwargs: what differs from the agent's own, such as ``{"net_arch": [16]}``.
-    :param states: raw observations to learn on, ``(n, *shape)``, by key where the space is a Dict; or how many to
-        gather in the environment. By default those that the agent's distiller or replay buffer holds where these are
-        5,000, else 50,000 are gathered. Gathered states are labelled by the teacher: first the teacher acts, then in
-        turns with learning the student, so that where its own mistakes lead is covered too (DAgger, Ross et al. 2011).
+    :param states: raw observations to learn on, ``(n, *shape)``, by key where the space is a Dict; where the agent
+        takes masks, all actions count as allowed. Or how many to gather in the environment. By default those that the
+        agent's distiller or replay buffer holds where these are 5,000, else 50,000 are gathered. Gathered states are
+        labelled by the teacher: first the teacher acts, then in turns with learning the student, so that where its own
+        mistakes lead is covered too (DAgger, Ross et al. 2011).
     :param steps: gradient steps in all. Usual range 5,000 to 100,000.
     :param learning_rate: of Adam, falling to 0. Usual range 3e-4 to 3e-3.
     :param batch_size: states at one gradient step. Usual range 64 to 1024.
@@ -83,8 +87,7 @@ def compress(
     :raises TypeError: when the agent cannot be compressed.
     :raises ValueError: when a value is wrong, or states must be gathered and there is no environment for it.
     """
-    for name, value in {"steps": steps, "batch_size": batch_size, "rounds": rounds}.items():
-        checked_number(name, value, low=1)
+    steps, batch_size, rounds = _whole("steps", steps), _whole("batch_size", batch_size), _whole("rounds", rounds)
     checked_number("learning_rate", learning_rate, low_open=True)
     checked_number("value_weight", value_weight)
     actor = actor_for(agent)
@@ -96,7 +99,7 @@ def compress(
     comparison = Comparison(Tutor(agent, actor), KL(), value_weight, generator)
     arguments = (learning_rate, batch_size, generator)
 
-    store, missing = _states(agent, states, seed)
+    store, missing = _states(agent, actor, states, seed)
     if missing:
         if place is None:
             raise ValueError(
@@ -188,10 +191,10 @@ def _small(
     return student
 
 
-def _states(agent: Any, states: Any, seed: int) -> tuple[StateStore, int]:
+def _states(agent: Any, actor: Actor, states: Any, seed: int) -> tuple[StateStore, int]:
     """Return the states to learn on, and how many must be gathered for that."""
     distiller = getattr(agent, "distiller", None)
-    if states is None and distiller is not None and distiller.states.count >= _ENOUGH:
+    if states is None and distiller is not None and distiller.states.at_hand >= _ENOUGH:
         return distiller.states, 0
     store = Reservoir(capacity=_KEPT, batch_size=1).build(np.random.SeedSequence([seed, _STREAM]), agent)
     if states is None:
@@ -200,9 +203,14 @@ def _states(agent: Any, states: Any, seed: int) -> tuple[StateStore, int]:
             return store, _GATHERED
         store.collect(agent, ReplaySource())
         return store, 0
-    if isinstance(states, (int, np.integer)) and not isinstance(states, bool):
-        return store, int(checked_number("states", states, low=1))
-    store.add(shaped({key: np.asarray(value) for key, value in as_items(states).items()}, agent))
+    if isinstance(states, numbers.Real):
+        return store, _whole("states", states)
+    given = shaped({key: np.asarray(value) for key, value in as_items(states).items()}, agent)
+    if isinstance(actor, MaskedActorCritic):
+        # Who does the same while all is allowed does so under any mask.
+        n = len(next(iter(given.values())))
+        given.setdefault("@mask", np.ones((n, actor.family.size), dtype=np.uint8))
+    store.add(given)
     if store.count == 0:
         raise ValueError("states must hold finite observations, and of those given none is")
     return store, 0

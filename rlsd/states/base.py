@@ -107,6 +107,11 @@ class StateStore:
         return from_items({key: array[index] for key, array in self._arrays.items()})
 
     @property
+    def at_hand(self) -> int:
+        """How many states can be read now: none of a buffer of the agent's that was not looked at since loading."""
+        return self.count if self._arrays else 0
+
+    @property
     def nbytes(self) -> int:
         """The memory that the states take, in bytes."""
         return sum(array.nbytes for array in self._arrays.values())

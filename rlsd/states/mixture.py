@@ -69,6 +69,10 @@ class MixtureStore(StateStore):
         return from_items({key: torch.cat([some[key] for some in found])[back] for key in found[0]})
 
     @property
+    def at_hand(self) -> int:  # noqa: D102
+        return self.count if all(part.at_hand == part.count for part in self.parts) else 0
+
+    @property
     def nbytes(self) -> int:  # noqa: D102
         return sum(part.nbytes for part in self.parts)
 

@@ -55,6 +55,10 @@ class ReplayBufferStore(StateStore):
         floats = {key: t.float() if t.is_floating_point() else t for key, t in picked.items()}
         return from_items({key: tensor.to(self.device) for key, tensor in floats.items()})
 
+    @property
+    def at_hand(self) -> int:  # noqa: D102
+        return self.count if self._views else 0
+
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:
         """Take up the counters; the states come with the agent's own buffer."""
         count, self.rejected = int(state["count"]), int(state["rejected"])

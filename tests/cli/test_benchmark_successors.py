@@ -14,9 +14,10 @@ TINY = ["n_steps=64", "batch_size=64", "n_epochs=1"]
 
 @pytest.fixture(scope="module")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A distilled agent and a plain one."""
+    """Distilled agents, of which one keeps no states, and a plain one."""
     found = {}
-    for name, words in {"distilled": ("--recipe", "snapshot"), "plain": ("--baseline",)}.items():
+    recipes = {"distilled": ("--recipe", "snapshot"), "mirrored": ("--recipe", "mirror"), "plain": ("--baseline",)}
+    for name, words in recipes.items():
         folder = tmp_path_factory.mktemp(name)
         quiet = ["--no-progress", "--eval-freq", "0", "--save-freq", "0", "--eval-episodes", "1"]
         train = ["train", "--env", "CartPole-v1", "-n", "2048", "-f", str(folder), *quiet, *words, "-params", *TINY]
@@ -54,8 +55,9 @@ def test_every_successor_is_made_judged_and_written(agents, tmp_path, capsys, mo
         assert one["took_over"] or one["mean"] == teacher["mean"], "an agent that stayed is the teacher"
 
 
-def test_an_agent_without_states_can_be_compressed_but_not_reborn(agents, capsys):
-    assert _successors("-i", agents["plain"], "--net-arch", "4") == 2
+@pytest.mark.parametrize("name", ["plain", "mirrored"])
+def test_an_agent_without_states_can_be_compressed_but_not_reborn(name, agents, capsys):
+    assert _successors("-i", agents[name], "--net-arch", "4") == 2
     error = capsys.readouterr().err.strip()
     assert "no stored states" in error and "\n" not in error
 

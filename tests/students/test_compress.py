@@ -13,6 +13,7 @@ from agents import (
     ALL_ALGORITHMS,
     ROLLOUT,
     build,
+    config,
     copied,
     differences,
     distillation_state,
@@ -25,8 +26,9 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
+import rlsd
 from rlsd.compress import compress
-from rlsd.observations import Normalization
+from rlsd.observations import Normalization, as_items, from_items
 
 CASES = [
     ("PPO", "discrete"),
@@ -116,6 +118,62 @@ def test_stored_states_are_used_where_there_are_enough(monkeypatch: pytest.Monke
     compress(build(SAC, "box").learn(3 * ROLLOUT), {"net_arch": [2]}, steps=8)  # in the replay buffer
 
 
+@pytest.mark.parametrize(
+    ("cls", "states"),
+    [
+        (PPO, "minibatch"),
+        (DQN, "minibatch"),
+        (DQN, "replay_buffer"),
+        (DQN, rlsd.Mixture(parts=[rlsd.ReplayBuffer(), rlsd.Recent(8, 8)])),
+    ],
+)
+def test_states_that_a_loaded_agent_only_counts_are_gathered(
+    cls: Any, states: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = importlib.import_module("rlsd.compress")
+    monkeypatch.setattr(module, "_ENOUGH", 8)
+    monkeypatch.setattr(module, "_GATHERED", 40)
+    agent = distilled(cls, distill=config(states=states)).learn(3 * ROLLOUT)
+    assert agent.distiller.states.at_hand == agent.distiller.states.count >= 8
+    agent.save(tmp_path / "agent")
+    loaded = type(agent).load(tmp_path / "agent", env=make_env())
+    assert loaded.distiller.states.count == agent.distiller.states.count
+    assert loaded.distiller.states.at_hand == 0
+    small = compress(loaded, {"net_arch": [2]}, steps=8, rounds=2)
+    assert size(small) < size(agent)
+    if cls is DQN:
+        agent.save_replay_buffer(tmp_path / "buffer")
+        loaded.load_replay_buffer(tmp_path / "buffer")
+        monkeypatch.setattr(module, "Walk", None)
+        compress(loaded, {"net_arch": [2]}, steps=8)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "multidiscrete", "multibinary", "dict"])
+def test_given_states_of_an_agent_with_masks_allow_all_actions(kind: str) -> None:
+    agent = trained("MaskablePPO", kind)
+    disturb(agent.policy, 0.3)
+    space = agent.observation_space
+    space.seed(0)
+    samples = [space.sample() for _ in range(300)]
+    given: Any = (
+        {key: np.stack([one[key] for one in samples]) for key in space} if kind == "dict" else np.stack(samples)
+    )
+    small = compress(agent, {"net_arch": [8]}, states=given, steps=400, learning_rate=0.01)
+    with torch.no_grad():
+        seen = agent.policy.obs_to_tensor(given)[0]
+        p, q = (agent.distiller.actor.parameters(a.policy, masked(seen, agent)) for a in (agent, small))
+        assert agent.distiller.actor.family.kl(p, q).mean() < 0.05
+
+
+def masked(seen: Any, agent: Any) -> Any:
+    """States in which about half of the actions are allowed."""
+    items = as_items(seen)
+    shape = len(next(iter(items.values()))), agent.distiller.actor.family.size
+    allowed = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    allowed[:, [0, *np.cumsum(agent.distiller.actor.family.sizes)[:-1]]] = True  # of each choice one at least
+    return from_items(items | {"@mask": allowed.float()})
+
+
 def test_statistics_are_put_around_an_environment_without_any() -> None:
     agent = trained("PPO", "normalized")
     small = compress(agent, {"net_arch": [2]}, env=make_env("box"), **SMALL)
@@ -143,6 +201,11 @@ def test_the_original_monitors_file_stays_as_it_was(tmp_path: Path) -> None:
     [
         ({"steps": 0}, "steps must be"),
         ({"rounds": 0}, "rounds must be"),
+        ({"steps": 2.5}, r"^steps must be a whole number >= 1, got 2\.5$"),
+        ({"batch_size": True}, "^batch_size must be a whole number >= 1, got True$"),
+        ({"rounds": float("inf")}, "^rounds must be a whole number >= 1, got inf$"),
+        ({"states": 2.5}, r"^states must be a whole number >= 1, got 2\.5$"),
+        ({"states": True}, "^states must be a whole number >= 1, got True$"),
         ({"learning_rate": 0.0}, "learning_rate must be"),
         ({"states": 0}, "states must be"),
         ({"states": np.full((3, 3), np.nan)}, "states must hold finite observations"),
@@ -151,6 +214,15 @@ def test_the_original_monitors_file_stays_as_it_was(tmp_path: Path) -> None:
 def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         compress(build(PPO), {"net_arch": [2]}, **(SMALL | arguments))
+
+
+def test_whole_numbers_may_be_floats() -> None:
+    agent = trained("PPO", "discrete")
+    plain, floats = (
+        compress(agent, {"net_arch": [2]}, **{key: kind(value) for key, value in SMALL.items()})
+        for kind in (int, float)
+    )
+    assert not differences(dict(plain.policy.state_dict()), dict(floats.policy.state_dict()))
 
 
 def test_a_recurrent_agent_is_refused() -> None:

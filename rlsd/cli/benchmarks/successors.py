@@ -138,7 +138,7 @@ class Nursery:
             with blame_input("--kinds"):
                 rlsd.Reborn(kind=kind)
         distiller = getattr(self._agent(), "distiller", None)
-        if kinds and (distiller is None or not distiller.states.count):
+        if kinds and (distiller is None or not distiller.states.at_hand):
             raise UserError(
                 f"{self._path} has no stored states that a reborn student could learn on: train it with a recipe that "
                 "stores some, such as --recipe snapshot, or give --kinds without a word"
