@@ -70,6 +70,8 @@ class Distiller:
                 f"teacher {config.teacher.name!r} must see every state that enters, and states {config.states.name!r} "
                 "are read where they lie: use states 'reservoir'"
             )
+        #: Whether states are stored: not where nobody would read them.
+        self.stores = config.timing.replays or type(self.teacher).study is not Teacher.study
         self.source = source_for(agent, self.actor)
         self.replay = Replay(store, self.actor.family.size, wants)
         self.strength = Dial(config.strength)
@@ -164,7 +166,7 @@ class Distiller:
     def _begin(self, agent: BaseAlgorithm) -> bool:
         """Bring states, teacher and strength up to date, and tell whether the coming update is to be penalised."""
         with self.monitor.timed():
-            new = self.replay.collect(agent, self._watched(agent))
+            new = self._collect(agent)
             refreshed = self.teacher.refresh(agent)
             if self.teacher.ready:
                 looked_at = self.teacher.study(self.states)
@@ -182,6 +184,13 @@ class Distiller:
                 return False
             self.penalty.begin(agent, beta)
             return True
+
+    def _collect(self, agent: BaseAlgorithm) -> np.ndarray:
+        watched = self._watched(agent)
+        if self.stores:
+            return self.replay.collect(agent, watched)
+        watched.shared(agent)  # shows what the agent met to those who watch
+        return np.arange(0)
 
     def _watched(self, agent: BaseAlgorithm) -> Source:
         watchers: list[Teacher | Lesson] = [self.teacher] if self.teacher.watches else []

@@ -55,6 +55,8 @@ class Timing(Answer, question="timing"):
 
     #: Whether any gradient step of the agent's own gets a penalty.
     deposits: ClassVar[bool] = True
+    #: Whether what is learned is learned on the stored states; else none are stored, unless the teacher studies them.
+    replays: ClassVar[bool] = True
 
     @abstractmethod
     def weight(self, step: int) -> int:

@@ -17,10 +17,11 @@ from rlsd.config import integer, number
 from rlsd.deposit import acting_as_evaluated
 from rlsd.gates import Situation
 from rlsd.observations import Normalization, Observations
+from rlsd.speed.memory import check_states
 from rlsd.strength import Feedback
 from rlsd.students.optimizers import load_state, state_tensors
 from rlsd.students.private import own_generator
-from rlsd.students.rollouts import Rollouts
+from rlsd.students.rollouts import RETURN_BYTES, Rollouts
 from rlsd.teachers import SnapshotTeacher
 from rlsd.timing import Lesson, Timing
 
@@ -36,6 +37,7 @@ class Phases(Lesson):
     :param distiller: the agent's, for its teacher, divergence, strength and figures.
     :param agent: the agent.
     :raises TypeError: when it keeps no rollouts with value targets, or its policy has no action head to see through.
+    :raises ValueError: when the rollouts would not fit in memory.
     """
 
     watches = True
@@ -60,6 +62,8 @@ class Phases(Lesson):
         self._parameters = [p for p in module.parameters() if p.requires_grad] + list(self.head.parameters())
         self.optimizer = torch.optim.Adam(self._parameters, lr=answer.learning_rate)
         self._size = agent.n_steps * agent.n_envs  # of a rollout
+        setting = "timing.every_rollouts"
+        check_states(answer.every_rollouts, agent.observation_space, agent.device, setting, self._size, RETURN_BYTES)
         self.rollouts = Rollouts(answer.every_rollouts * self._size, agent.device)
         self.updates = 0  # since the last phase
         self.phases = 0
@@ -67,8 +71,11 @@ class Phases(Lesson):
 
     def met(self, agent: Any, states: Mapping[str, np.ndarray]) -> None:
         """Keep a rollout's raw states with the buffer's value targets; before the update flattens the buffer."""
-        if not self._distiller.strength.strength.off:
-            self.rollouts.add(states, agent.rollout_buffer.returns.reshape(-1))
+        if self._distiller.strength.strength.off:
+            return
+        refused = self.rollouts.add(states, agent.rollout_buffer.returns.reshape(-1))
+        if not self._distiller.stores:  # else they were counted there
+            self._distiller.penalty.dropped += refused
 
     def after(self, agent: BaseAlgorithm, update: Callable[[], None]) -> None:  # noqa: D102
         dial, teacher = self._distiller.strength, self._distiller.teacher
@@ -226,7 +233,8 @@ class Phase(Timing, name="phase"):
     stored, is left to its updates: there the last term is missing.
 
     For algorithms that keep rollouts: PPO, A2C, TRPO, MaskablePPO, RecurrentPPO. Raw states and returns of the
-    last ``every_rollouts`` rollouts lie on the agent's device: ``every_rollouts * n_steps * n_envs`` times a state.
+    last ``every_rollouts`` rollouts lie on the agent's device: ``every_rollouts * n_steps * n_envs`` times a state. The
+    config's ``states`` stay empty, unless the teacher looks at them, as :class:`Selective` and :class:`Cascade` do.
 
     :param every_rollouts: updates from one phase to the next. Lower gives value more say in the features and costs more
         time. 32 in the paper. Usual range 4 to 32.
@@ -236,6 +244,7 @@ class Phase(Timing, name="phase"):
     """
 
     deposits: ClassVar[bool] = False
+    replays: ClassVar[bool] = False
 
     every_rollouts: int = integer(16, low=1)
     epochs: int = integer(6, low=1)

@@ -11,6 +11,8 @@ from torch import Tensor
 from rlsd.observations import Observations, from_items, storage_dtype
 
 _RETURNS = "returns"
+#: What a return takes beside its state.
+RETURN_BYTES = 4
 #: Floats are kept in 32 bits, where anything larger would be infinite.
 _LARGEST = np.finfo(np.float32).max
 
@@ -28,8 +30,11 @@ class Rollouts:
         self._arrays: dict[str, Tensor] = {}
         self._returns = torch.zeros(capacity, device=device)
 
-    def add(self, states: Mapping[str, np.ndarray], returns: np.ndarray) -> None:
-        """Take up a rollout's raw states, ``(n, *shape)`` by key, and returns; one with a NaN or an infinity never."""
+    def add(self, states: Mapping[str, np.ndarray], returns: np.ndarray) -> int:
+        """Take up a rollout's raw states, ``(n, *shape)`` by key, and returns; one with a NaN or an infinity never.
+
+        :return: how many were refused for that.
+        """
         finite = np.isfinite(returns)
         for array in states.values():
             if np.issubdtype(array.dtype, np.floating):
@@ -44,6 +49,7 @@ class Rollouts:
             target[rows] = torch.as_tensor(np.ascontiguousarray(array[kept]), device=self.device).to(target.dtype)
         self._returns[rows] = torch.as_tensor(returns[kept], device=self.device).float()
         self.count += len(kept)
+        return int((~finite).sum())
 
     def clear(self) -> None:
         """Make room for the next."""

@@ -186,7 +186,7 @@ def test_algorithms_without_rollouts_are_refused(name: str) -> None:
 def test_rollouts_keep_what_is_finite_up_to_their_room() -> None:
     rollouts = Rollouts(3, torch.device("cpu"))
     states = np.array([[0.0], [np.nan], [1e300], [3.0], [4.0], [5.0]])
-    rollouts.add({"@observation": states}, np.array([0.0, 1.0, 2.0, np.inf, 4.0, 5.0]))
+    assert rollouts.add({"@observation": states}, np.array([0.0, 1.0, 2.0, np.inf, 4.0, 5.0])) == 3
     assert rollouts.count == 3
     assert rollouts.states(slice(0, 3)).flatten().tolist() == [0.0, 4.0, 5.0]
     assert rollouts.returns(slice(0, 3)).tolist() == [0.0, 4.0, 5.0]
@@ -216,10 +216,57 @@ def test_loaded_with_rollouts_of_another_size_the_newest_that_leave_room_are_kep
     assert torch.equal(lesson.rollouts.states(slice(kept)), rollouts.states(slice(48 - kept, 48)))
     assert torch.equal(lesson.rollouts.returns(slice(kept)), rollouts.returns(slice(48 - kept, 48)))
     seen, met = [], lesson.rollouts.add
-    lesson.rollouts.add = lambda *args: [met(*args), seen.append(lesson.rollouts.count)]
+
+    def add(*args: Any) -> int:
+        refused = met(*args)
+        seen.append(lesson.rollouts.count)
+        return refused
+
+    lesson.rollouts.add = add
     again.learn(2 * n_envs * n_steps, reset_num_timesteps=False)
     assert seen == [kept + n_envs * n_steps, kept + 2 * n_envs * n_steps], "none of the new ones was left out"
     assert lesson.phases == 1
+
+
+@pytest.mark.parametrize("teacher", ["snapshot", "ema", "stored", "ensemble", "selective", "cascade"])
+@pytest.mark.parametrize("kind", ["discrete", "normalized_dict"])
+def test_no_states_are_stored_beside_the_rollouts_unless_the_teacher_looks_at_them(
+    kind: str, teacher: str, tmp_path: Path
+) -> None:
+    agent = phasic(kind=kind, every=4, answers={"teacher": teacher}).learn(6 * ROLLOUT)
+    looks = teacher in ("selective", "cascade")
+    store = agent.distiller.states
+    assert (store.count, store.nbytes > 0) == ((64, True) if looks else (0, False))
+    stored = [name for name in agent.distiller.tensors() if name.startswith("replay/states/")]
+    assert bool(stored) == looks
+    assert agent.distiller.lesson.rollouts.count == 2 * ROLLOUT
+    agent.save(tmp_path / "agent")
+    again = type(agent).load(tmp_path / "agent")
+    assert not differences(distillation_state(agent), distillation_state(again))
+
+
+@pytest.mark.parametrize("teacher", ["snapshot", "cascade"])
+def test_states_that_are_not_finite_are_counted_once(teacher: str) -> None:
+    agent = phasic(every=4, answers={"teacher": teacher}).learn(ROLLOUT)
+    buffer = agent.rollout_buffer
+    buffer.reset()
+    buffer.observations[2, 1] = np.nan
+    agent.distiller._begin(agent)
+    assert agent.distiller.lesson.rollouts.count == 2 * ROLLOUT - 1
+    assert agent.distiller.present_figures()["distill/skipped_nonfinite"] == 1
+
+
+def test_rollouts_that_would_not_fit_in_memory_are_refused_when_the_agent_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RLSD_MEMORY_BUDGET", "1MB")
+    message = (
+        r"^timing\.every_rollouts=1000000000 times 16 states of this environment take 256\.0 GB on cpu, more than the "
+        r"budget of 1\.0 MB: lower timing\.every_rollouts to 3906 or less, or set RLSD_MEMORY_BUDGET .*$"
+    )
+    with pytest.raises(ValueError, match=message):
+        phasic(every=10**9)
+    assert phasic(every=3906).distiller.lesson.rollouts.capacity == 3906 * ROLLOUT
 
 
 @pytest.mark.parametrize("teacher", ["ema", "ensemble", "best", "selective"])
