@@ -52,9 +52,9 @@ class Training:
 
 def begin(trial):
     """The folder of a run that was started."""
-    plan = plan_new(parse(trial.words))
-    folder = RunFolder.create(trial.folder, plan.options.algo, plan.env_id)
-    Record.new(folder, plan, trial.words)
+    # Not parsed from its words: this runs in a thread, and parsing turns standard error aside for all of them.
+    folder = RunFolder.create(trial.folder, trial.plan.options.algo, trial.plan.env_id)
+    Record.new(folder, trial.plan, trial.words)
     return folder
 
 
