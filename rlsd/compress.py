@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from rlsd import environment_state
 from rlsd.actors import Actor, MaskedActorCritic, actor_for
 from rlsd.actors.on_policy import RecurrentActorCritic
-from rlsd.config import checked_number, integer
+from rlsd.config import checked_integer, checked_number
 from rlsd.divergences import KL
 from rlsd.observations import as_items
 from rlsd.sources import ReplaySource
@@ -33,8 +33,6 @@ from rlsd.wrapping import is_wrapped
 _STREAM = 0x636F6D70
 #: States gathered when none are given or stored; states kept at most; stored states that are enough to do without.
 _GATHERED, _KEPT, _ENOUGH = 50_000, 200_000, 5_000
-#: Checks a whole number from 1 on, and returns it, as the fields of answers do.
-_whole = integer(1, low=1).metadata["check"]
 #: What training has made of an agent besides its weights: a new agent begins without.
 _HISTORY: dict[str, Any] = {
     "num_timesteps": 0,
@@ -87,7 +85,8 @@ def compress(
     :raises TypeError: when the agent cannot be compressed.
     :raises ValueError: when a value is wrong, or states must be gathered and there is no environment for it.
     """
-    steps, batch_size, rounds = _whole("steps", steps), _whole("batch_size", batch_size), _whole("rounds", rounds)
+    counts = {"steps": steps, "batch_size": batch_size, "rounds": rounds}
+    steps, batch_size, rounds = (checked_integer(name, value, low=1) for name, value in counts.items())
     checked_number("learning_rate", learning_rate, low_open=True)
     checked_number("value_weight", value_weight)
     actor = actor_for(agent)
@@ -204,7 +203,7 @@ def _states(agent: Any, actor: Actor, states: Any, seed: int) -> tuple[StateStor
         store.collect(agent, ReplaySource())
         return store, 0
     if isinstance(states, numbers.Real):
-        return store, _whole("states", states)
+        return store, checked_integer("states", states, low=1)
     given = shaped({key: np.asarray(value) for key, value in as_items(states).items()}, agent)
     if isinstance(actor, MaskedActorCritic):
         # Who does the same while all is allowed does so under any mask.

@@ -64,15 +64,20 @@ def _number_between(low: float, high: float, low_open: bool) -> str:
 
 def integer(default: int, *, low: int = 0, high: float = math.inf) -> Any:
     """Declare a whole-number field of an :class:`Answer`, checked to lie in ``[low, high]``."""
-    wanted = f"a whole number >= {low}" if high == math.inf else f"a whole number in [{low}, {high:g}]"
 
     def check(key: str, value: Any) -> int:
-        whole = isinstance(value, numbers.Integral) or (isinstance(value, float) and value.is_integer())
-        if isinstance(value, bool) or not whole or not low <= value <= high:
-            raise ValueError(f"{key} must be {wanted}, got {value!r}")
-        return int(value)
+        return checked_integer(key, value, low=low, high=high)
 
     return dataclasses.field(default=default, metadata={"check": check})
+
+
+def checked_integer(key: str, value: Any, *, low: int = 0, high: float = math.inf) -> int:
+    """Return ``value`` as an int, also where it is a whole float, or raise as :func:`checked_number` does."""
+    whole = isinstance(value, numbers.Integral) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not low <= value <= high:
+        wanted = f"a whole number >= {low}" if high == math.inf else f"a whole number in [{low}, {high:g}]"
+        raise ValueError(f"{key} must be {wanted}, got {value!r}")
+    return int(value)
 
 
 def number(
