@@ -27,7 +27,7 @@ from rlsd.students.gathering import Walk, shaped
 from rlsd.students.imitation import imitate
 from rlsd.students.private import own_generator, private_numbers
 from rlsd.students.tutoring import Comparison, Tutor
-from rlsd.wrapping import is_wrapped
+from rlsd.wrapping import plain
 
 #: Sets the random stream apart from every other that is made from the same seed ("comp" in ASCII).
 _STREAM = 0x636F6D70
@@ -167,9 +167,9 @@ def _small(
     agent: Any, policy_kwargs: dict[str, Any], seed: int, place: VecEnv | None, generator: np.random.Generator
 ) -> Any:
     """Return a new agent with the settings of another, but for its policy's."""
-    plain: Any = type(agent).__mro__[1] if is_wrapped(type(agent)) else type(agent)
+    algorithm: Any = plain(type(agent))
     zipped = io.BytesIO()
-    plain.save(agent, zipped)
+    algorithm.save(agent, zipped)
     zipped.seek(0)
     data, _, variables = load_from_zip_file(zipped, device=agent.device)
     assert data is not None
@@ -178,7 +178,7 @@ def _small(
     if place is not None:
         data["n_envs"] = place.num_envs
     with private_numbers(generator):
-        student = plain(policy=data["policy_class"], env=place, device=agent.device, _init_setup_model=False)
+        student = algorithm(policy=data["policy_class"], env=place, device=agent.device, _init_setup_model=False)
         student.__dict__.update(data)
         student._setup_model()
         if student.use_sde:

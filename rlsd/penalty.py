@@ -107,6 +107,8 @@ class Penalty:
             seen = self._seen(batch)
             student = self.actor.parameters(self._module, seen)
             values = self.actor.values(self._module, seen) if batch.values is not None else None
+            if not any(answer is not None and answer.requires_grad for answer in (student, values)):
+                return None  # the user has frozen all of it: there is nothing to pull
             return self._difference(batch, student, values)
 
     def _gradients_by_hand(self, network: mlp.ActorMLP) -> Sequence[tuple[nn.Parameter, Tensor]]:

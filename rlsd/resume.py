@@ -28,7 +28,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rlsd import environment_state, faults
 from rlsd.version import __version__
-from rlsd.wrapping import SelfDistilled, is_wrapped
+from rlsd.wrapping import SelfDistilled, is_wrapped, unwrapped
 
 AGENT, ENVIRONMENT, GENERATORS, SUMMARY = "agent.zip", "environment.pkl", "generators.json", "checkpoint.json"
 REPLAY_BUFFER, MEMORY, STATISTICS = "replay_buffer.pkl", "memory.safetensors", "vecnormalize.pkl"
@@ -195,10 +195,10 @@ def _replace_folder(new: Path, target: Path) -> None:
 
 def _summary(agent: BaseAlgorithm) -> dict[str, Any]:
     cls = type(agent)
-    plain = cls.__mro__[1] if is_wrapped(cls) else cls
+    named = unwrapped(cls)
     return {
         "rlsd": __version__,
-        "algorithm": f"{plain.__module__}:{plain.__qualname__}",
+        "algorithm": f"{named.__module__}:{named.__qualname__}",
         "wrapped": is_wrapped(cls),
         "num_timesteps": agent.num_timesteps,
         "total_timesteps": agent._total_timesteps,

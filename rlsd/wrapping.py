@@ -40,7 +40,9 @@ def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it st
     figures. ``speed`` and ``rollout_device`` are those of :func:`accelerate`; by default what changes no bit is on.
     They are not saved.
 
-    :param base: ``PPO``, ``A2C``, or a subclass of theirs.
+    A subclass of yours of the class that comes back is distilled as it is, and ``SelfDistilled`` returns it unchanged.
+
+    :param base: an algorithm of SB3 or sb3-contrib, or a subclass of one.
     :raises TypeError: when ``base`` is no SB3 algorithm; on building, when it is not known how the agent acts.
     :raises ValueError: on building, when ``distill``, ``speed`` or ``rollout_device`` is wrong.
     """
@@ -58,7 +60,7 @@ def distill(agent: AgentT, distill: Distill = True) -> AgentT:
 
     An agent that is distilled already starts over with the new answers. Works between and inside ``learn`` calls.
 
-    :param agent: a PPO or A2C agent, trained or not.
+    :param agent: an SB3 agent, trained or not.
     :param distill: a :class:`DistillConfig`, a recipe's name, or ``True`` for the default recipe.
     :raises TypeError: when it is not known how the agent acts.
     :raises ValueError: when ``distill`` is wrong.
@@ -78,12 +80,17 @@ def distill(agent: AgentT, distill: Distill = True) -> AgentT:
 
 
 def undistill(agent: AgentT) -> AgentT:
-    """Switch self-distillation and acceleration off, in place: the agent is an instance of its original class again."""
+    """Switch self-distillation and acceleration off, in place: the agent is an instance of its original class again.
+
+    When that is a subclass of what :func:`SelfDistilled` made, it stays so, and trains as the algorithm below does.
+    """
     if is_wrapped(type(agent)):
         replay.give_back(agent, device_too=True)
-        agent.__class__ = type(agent).__mro__[1]
+        agent.__class__ = unwrapped(type(agent))
         for name in _OURS:
             agent.__dict__.pop(name, None)
+        if is_wrapped(type(agent)):
+            agent.distiller = agent._distill_config = None  # type: ignore[attr-defined]
     return agent
 
 
@@ -119,8 +126,18 @@ def accelerate(
 
 
 def is_wrapped(cls: type) -> bool:
-    """Tell whether a class was made by :func:`SelfDistilled`."""
-    return cls in _CLASSES.values()
+    """Tell whether a class was made by :func:`SelfDistilled`, or is a subclass of one that was."""
+    return any(base in _CLASSES.values() for base in cls.__mro__)
+
+
+def unwrapped(cls: type[Any]) -> type[Any]:
+    """Return the class from which :func:`SelfDistilled` makes ``cls``: a subclass of what it made is that itself."""
+    return cls.__mro__[1] if cls in _CLASSES.values() else cls
+
+
+def plain(cls: type[Any]) -> type[Any]:
+    """Return the algorithm below what :func:`SelfDistilled` made of it; a class with nothing of ours as it is."""
+    return next((base.__mro__[1] for base in cls.__mro__ if base in _CLASSES.values()), cls)
 
 
 def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
@@ -229,7 +246,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
 
         def __reduce__(self) -> Any:
             state = self.__dict__ if self.accelerator is None else self.accelerator.state_of(self)
-            return _restore, (base,), state
+            return _restore, (unwrapped(type(self)),), state
 
     for name, method in _special_ways(base, Distilled).items():
         setattr(Distilled, name, method)

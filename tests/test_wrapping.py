@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -132,6 +133,75 @@ def test_a_users_own_subclass_with_several_bases_is_distilled() -> None:
     assert type(plain) is Mine
     rlsd.distill(plain, config()).learn(3 * ROLLOUT)
     assert plain.distiller.deposits > 0
+
+
+class Own(rlsd.SelfDistilled(PPO)):  # type: ignore[misc]
+    """A user's subclass of the class to build from, where a copy can import it."""
+
+    def train(self) -> None:
+        self.trained = getattr(self, "trained", 0) + 1
+        super().train()
+
+
+@pytest.mark.parametrize("speed", ["exact", None])
+def test_a_subclass_of_the_wrapped_class_is_wrapped_once(speed: str | None) -> None:
+    assert rlsd.SelfDistilled(Own) is Own
+    agent = build(Own, distill=config(), speed=speed).learn(3 * ROLLOUT)
+    assert rlsd.distill(agent, config(strength=0.3)) is agent
+    agent.learn(3 * ROLLOUT, callback=rlsd.SelfDistillation(config(strength=0.3)))
+    assert type(agent) is Own
+    assert agent.trained == 6
+    assert agent.distiller.deposits > 0
+    assert patches(agent) == []
+
+
+def test_a_subclass_of_the_wrapped_class_trains_as_the_wrapped_class() -> None:
+    agents = [build(cls, distill=config()).learn(4 * ROLLOUT) for cls in (Own, rlsd.SelfDistilled(PPO))]
+    assert not differences(*(copied(agent.policy.state_dict()) for agent in agents))
+
+
+def test_a_subclass_of_the_wrapped_class_can_be_switched_off_and_on(tmp_path: Path) -> None:
+    agent = build(Own, distill=config()).learn(3 * ROLLOUT)
+    rlsd.undistill(agent)
+    assert type(agent) is Own
+    assert agent.distiller is agent.accelerator is None
+    agent.learn(ROLLOUT)
+    agent.save(tmp_path / "agent")
+    assert Own.load(tmp_path / "agent", distill=None).distiller is None
+    rlsd.accelerate(rlsd.distill(agent, config())).learn(3 * ROLLOUT)
+    assert agent.distiller.deposits > 0
+    assert rlsd.accelerate(rlsd.undistill(agent), None) is agent
+
+
+@pytest.mark.parametrize(
+    "copier", [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))], ids=["copy", "pickle"]
+)
+def test_a_copy_of_a_subclass_of_the_wrapped_class_is_one(copier: Callable[[Any], Any]) -> None:
+    agent = build(Own, distill=config()).learn(3 * ROLLOUT)
+    agent.predict(agent._last_obs)  # the graph of the last update is in SB3's action_dist, and refuses to be copied
+    twin = copier(agent)
+    assert type(twin) is Own
+    assert twin.learn(ROLLOUT, reset_num_timesteps=False).trained == 4
+
+
+def test_a_subclass_of_the_wrapped_class_is_compressed_resumed_and_taught_in_company(tmp_path: Path) -> None:
+    agent = build(Own, distill=config()).learn(3 * ROLLOUT)
+    assert type(rlsd.compress(agent, {"net_arch": [4]}, states=64, steps=2, batch_size=8)) is PPO
+    rlsd.save_checkpoint(agent, tmp_path / "checkpoint")
+    assert type(rlsd.resume(tmp_path / "checkpoint")) is Own
+    rlsd.learn_together([agent, build(Own, distill=config())], ROLLOUT)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+@pytest.mark.parametrize("kind", ["discrete", "box"])
+def test_an_actor_that_is_frozen_is_left_alone(algorithm: type[BaseAlgorithm], kind: str) -> None:
+    trained = []
+    for agent in (build(algorithm, kind), distilled(algorithm, kind)):
+        for name, parameter in agent.policy.named_parameters():
+            parameter.requires_grad_("value" in name)
+        scramble()
+        trained.append(copied(agent.learn(4 * ROLLOUT).policy.state_dict()))
+    assert not differences(*trained), "the critic alone trains, as in plain SB3"
 
 
 # --- Undoing --------------------------------------------------------------------------------------
