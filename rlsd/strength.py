@@ -141,9 +141,10 @@ class Schedule(Strength, name="schedule"):
             )
 
     def at(self, remaining: float) -> float:  # noqa: D102
+        remaining = min(max(remaining, 0.0), 1.0)  # SB3 ends with a whole rollout, past the end of training
         if callable(self.value):
             return checked_number(f"strength.value({remaining:g})", self.value(remaining))
-        return _SHAPES[self.shape](self.value, self.end, min(max(1.0 - remaining, 0.0), 1.0))
+        return _SHAPES[self.shape](self.value, self.end, 1.0 - remaining)
 
 
 class Follower(Control):

@@ -15,6 +15,7 @@ from agents import ALL_ALGORITHMS, ROLLOUT, config, distilled
 from helpers import check_goes_on_as_if_never_stopped, small_agent
 from hypothesis import given
 from hypothesis import strategies as st
+from stable_baselines3 import PPO
 
 import rlsd
 from rlsd import Constant, ReturnGate, Schedule
@@ -64,6 +65,14 @@ def test_a_function_is_given_the_remaining_progress_as_everywhere_in_sb3():
     schedule = Schedule(lambda remaining: 2 * remaining**2)
     assert [schedule.at(remaining) for remaining in (1.0, 0.5, 0.0)] == [2.0, 0.5, 0.0]
     assert Schedule(lambda _: np.float32(0.5)).at(1.0) == 0.5
+
+
+def test_a_function_is_never_given_less_than_nothing_remaining_though_sb3_ends_past_the_end():
+    schedule = Schedule(lambda remaining: remaining)
+    assert [schedule.at(remaining) for remaining in (-0.28, 1.28)] == [0.0, 1.0]
+    agent = distilled(PPO, distill=config(strength=lambda remaining: remaining)).learn(2 * ROLLOUT + 1)
+    assert agent.num_timesteps == 3 * ROLLOUT
+    assert agent.distiller.strength.value == 0.0
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "much", None])
