@@ -35,7 +35,7 @@ class SelfDistillation(BaseCallback):
         present = getattr(self.model, "distiller", None)
         if present is None:
             distill(self.model, self.config)
-        elif present.config != self.config:
+        elif present.config.to_dict() != self.config.to_dict():  # functions and live teachers by their names, as saved
             raise ValueError(
                 f"the agent is distilled with {present.config.to_dict()} already, not with {self.config.to_dict()}: "
                 "call rlsd.undistill(agent) first, or leave the callback out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +37,26 @@ def test_the_callback_used_again_goes_on_with_the_same_teacher() -> None:
         agent.learn(ROLLOUT, callback=callback, reset_num_timesteps=False)
     assert agent.distiller is distiller
     assert distiller.states.seen == 8 * ROLLOUT
+
+
+def test_the_same_callback_built_anew_is_compared_by_what_is_saved_of_it(tmp_path: Path) -> None:
+    def callback() -> rlsd.SelfDistillation:
+        frozen = rlsd.Frozen(agent=build(PPO, seed=8))
+        return rlsd.SelfDistillation(config(teacher=frozen, strength=lambda remaining: remaining))
+
+    agent = build(PPO)
+    agent.learn(ROLLOUT, callback=callback())
+    distiller = agent.distiller
+    agent.learn(ROLLOUT, callback=callback())
+    assert agent.distiller is distiller
+
+    agent = build(PPO)
+    agent.learn(ROLLOUT, callback=rlsd.SelfDistillation("kickstart", teacher=build(PPO, seed=8)))
+    agent.save(tmp_path / "agent")
+    again = rlsd.SelfDistilled(PPO).load(tmp_path / "agent", env=agent.get_env())
+    deposits = again.distiller.deposits
+    again.learn(2 * ROLLOUT, callback=rlsd.SelfDistillation("kickstart", teacher=build(PPO, seed=8)))
+    assert again.distiller.deposits > deposits
 
 
 def test_distillation_stays_on_without_the_callback() -> None:
