@@ -253,7 +253,7 @@ class DistillConfig:
         data: dict[str, Any] = {question: getattr(self, question) for question in QUESTIONS}
         fields: dict[str, dict[str, Any]] = {}
         for key, value in changes.items():
-            question, _, field = key.partition(".")
+            question, _, field = str(key).partition(".")
             if question not in QUESTIONS:
                 raise ValueError(f"unknown key {key} = {value!r}; {nearest(question, QUESTIONS)}")
             if field:

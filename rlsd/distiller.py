@@ -62,6 +62,7 @@ class Distiller:
                 f"gate 'disagreement' needs a teacher of several members, and {config.teacher.name!r} is one: "
                 "use teacher 'ensemble', 'peers' or 'cascade', or leave the gate out"
             )
+        config.divergence.check(agent, self.actor)
         config.strength.check(agent, self.actor, config.timing)
         entropy = None if agent.seed is None else [agent.seed, _STREAM]
         store = config.states.build(np.random.SeedSequence(entropy), agent)

@@ -6,10 +6,15 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from rlsd.actors import Actor, algorithm_name
 from rlsd.config import Answer, choice, number
 from rlsd.distributions import Family, Gaussian
+
+#: Temperatures beyond these leave nothing of a difference in 32 bits.
+_COLDEST, _HOTTEST = 1e-3, 1e3
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,9 @@ class Divergence(Answer, question="divergence"):
     @abstractmethod
     def __call__(self, family: Family, teacher: Tensor, student: Tensor) -> Tensor:
         """Return the difference for each state, ``(batch,)``, from parameters ``(batch, family.size)``."""
+
+    def check(self, agent: BaseAlgorithm, actor: Actor) -> None:
+        """Raise a ``TypeError`` where a field says something of what the agent's actions do not have."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,17 @@ class KL(Divergence, name="kl"):
     """
 
     direction: str = choice("forward", ("forward", "reverse"))
-    temperature: float = number(1.0, low=0.0, low_open=True)
+    temperature: float = number(1.0, low=_COLDEST, high=_HOTTEST)
     mean_weight: float = number(1.0, low=0.0)
     std_weight: float = number(1.0, low=0.0)
+
+    def check(self, agent: BaseAlgorithm, actor: Actor) -> None:  # noqa: D102
+        weights = (self.mean_weight, self.std_weight)
+        if weights != (1.0, 1.0) and not isinstance(actor.family, Gaussian):
+            raise TypeError(
+                f"divergence.mean_weight and divergence.std_weight = {weights[0]:g}, {weights[1]:g} weigh the parts of "
+                f"Gaussian actions, and this {algorithm_name(agent)} has none: leave both at 1, and set strength.value"
+            )
 
     def __call__(self, family: Family, teacher: Tensor, student: Tensor) -> Tensor:  # noqa: D102
         if self.temperature != 1.0:
@@ -82,7 +98,7 @@ class JensenShannon(Divergence, name="jensen_shannon"):
     """
 
     weight: float = number(0.5, low=0.0, high=1.0, low_open=True)
-    temperature: float = number(1.0, low=0.0, low_open=True)
+    temperature: float = number(1.0, low=_COLDEST, high=_HOTTEST)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -238,6 +238,6 @@ def has_values(algorithm: type[BaseAlgorithm]) -> bool:
 
 
 def _named(name: str) -> Recipe:
-    if name not in _RECIPES:
+    if not isinstance(name, str) or name not in _RECIPES:
         raise ValueError(f"unknown recipe {name!r}; {nearest(str(name), _RECIPES)}")
     return _RECIPES[name]

@@ -7,11 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from helpers import small_agent, small_ppo, vec_env
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
+import rlsd
 from rlsd import KL, MSE
 from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian, Point, QValues
 from rlsd.divergences import JensenShannon
@@ -199,6 +202,24 @@ def test_without_means_and_spreads_their_weights_mean_nothing(name):
     assert torch.equal(KL(mean_weight=0.0, std_weight=3.0)(family, p, q), KL()(family, p, q))
 
 
+@pytest.mark.parametrize("name", ["PPO", "TD3", "DQN"])
+def test_without_means_and_spreads_their_weights_are_refused(name):
+    agent = small_agent(name)
+    with pytest.raises(TypeError, match=f"= 0, 0 weigh the parts of Gaussian actions, and this {name} has none: leave"):
+        rlsd.distill(agent, {"divergence": KL(mean_weight=0.0, std_weight=0.0)})
+
+
+def test_with_means_and_spreads_their_weights_are_not_refused():
+    rlsd.distill(small_ppo(vec_env(action_space=spaces.Box(-1.0, 1.0, (2,)))), {"divergence": KL(std_weight=0.0)})
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e3])
+@every_family
+def test_at_the_ends_of_the_range_of_temperatures_the_loss_is_finite(family, temperature):
+    p, q = drawn(family, 1).float(), drawn(family, 2).float()
+    assert torch.isfinite(KL(temperature=temperature)(family, p, q)).all()
+
+
 # Jensen-Shannon
 
 
@@ -329,7 +350,7 @@ def test_jensen_shannon_and_its_gradient_stay_finite_at_the_edges(name):
     [
         ({"weight": 0.0}, r"divergence\.weight must be a number in \(0, 1\], got 0\.0"),
         ({"weight": 1.0}, r"divergence\.weight must be below 1, got 1\.0"),
-        ({"temperature": 0.0}, r"divergence\.temperature must be a number > 0, got 0\.0"),
+        ({"temperature": 0.0}, r"divergence\.temperature must be a number in \[0\.001, 1000\], got 0\.0"),
         ({"value_weight": -1.0}, r"divergence\.value_weight must be a number >= 0, got -1\.0"),
     ],
 )

@@ -123,6 +123,12 @@ def test_a_recipe_takes_whole_answers_and_single_fields():
     assert recipe("snapshot") == recipe("snapshot", strength=recipe("snapshot").strength), "a recipe was changed"
 
 
+@pytest.mark.parametrize("ask", [recipe, describe])
+def test_what_is_no_name_is_an_unknown_one(ask):
+    with pytest.raises(ValueError, match=r"unknown recipe \['x'\]; known: selective"):
+        ask(["x"])
+
+
 @pytest.mark.parametrize("ask", [recipe, describe, resolve])
 def test_an_unknown_name_is_an_error_that_lists_the_known(ask):
     known = re.escape(", ".join(recipes()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor
-from rlsd.config import choice, integer
+from rlsd.config import checked_number, choice, integer
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.snapshot import SnapshotTeacher
@@ -55,17 +54,16 @@ class BestTeacher(SnapshotTeacher):
         :param agent: the agent that this teacher is of.
         :param mean_return: its mean return over some episodes.
         :return: whether it was the best.
-        :raises ValueError: when the return is not a finite number, or the teacher goes by training returns.
+        :raises ValueError: when the return is no finite number, or the teacher goes by training returns.
         """
         if not self.evaluated:
             raise ValueError("teacher.by is 'training', which takes no evaluations: build the agent with 'evaluation'")
-        if not isinstance(mean_return, numbers.Real) or not math.isfinite(mean_return):
-            raise ValueError(f"the return of an evaluation must be a finite number, got {mean_return!r}")
+        mean_return = checked_number("mean_return", mean_return, low=-math.inf)
         if self.mark is not None and mean_return <= self.mark:
             return False
         best = FrozenPolicy(self.actor)
         best.take(agent)
-        self._crown(agent, best, float(mean_return))
+        self._crown(agent, best, mean_return)
         return True
 
     def _judge(self, agent: BaseAlgorithm, fresh: list[float]) -> None:

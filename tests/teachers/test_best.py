@@ -141,7 +141,7 @@ def test_by_evaluation_only_what_is_handed_in_counts():
 @pytest.mark.parametrize("value", [math.nan, math.inf, "500", None])
 def test_an_evaluation_that_is_no_finite_number_is_refused(value):
     training = Training(by="evaluation")
-    with pytest.raises(ValueError, match=r"must be a finite number, got (nan|inf|'500'|None)"):
+    with pytest.raises(ValueError, match=r"mean_return must be a finite number, got (nan|inf|'500'|None)"):
         training.teacher.offer(training.agent, value)
 
 
