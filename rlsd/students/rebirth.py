@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlsd.actors import RandomSearchActor, algorithm_name
 from rlsd.actors.on_policy import RecurrentActorCritic
+from rlsd.clock import Clock
 from rlsd.config import choice, integer, number
 from rlsd.students.companion import Companion
 from rlsd.students.fresh import KINDS, new_student, search_around
@@ -46,7 +47,8 @@ class Rebirths(Lesson):
         self.companion: Companion | None = None
         #: Environment steps, counted through all calls of ``learn()``; those at which the latest rebirth began.
         self.steps, self.began = 0, 0
-        self._seen = int(agent.num_timesteps)
+        self._clock = Clock()
+        self._clock.load(agent, int(agent.num_timesteps))
         self.rebirths, self.refused, self.returned = 0, 0, 0
         self._gap = 0.0
         self._scale = 1.0  # of the values that a companion learns
@@ -54,9 +56,8 @@ class Rebirths(Lesson):
     def after(self, agent: BaseAlgorithm, update: Callable[[], None]) -> None:  # noqa: D102
         if self._distiller.strength.strength.off:
             return
-        now = agent.num_timesteps
-        self.steps += now - self._seen if now >= self._seen else now  # learn() may have begun to count anew
-        self._seen = now
+        before = self._clock.seen
+        self.steps += agent.num_timesteps - (0 if self._clock.restarted(agent) else before)
         self._judge(agent)
         if self.companion is not None:
             self._accompany(agent, update, self.companion)
@@ -153,7 +154,7 @@ class Rebirths(Lesson):
         return {
             "steps": self.steps,
             "began": self.began,
-            "seen": self._seen,
+            "seen": self._clock.seen,
             "counts": [self.rebirths, self.refused, self.returned],
             "gap": self._gap,
             "scale": self._scale,
@@ -171,7 +172,8 @@ class Rebirths(Lesson):
         if state["student"] is not None:
             self.companion = Companion(new_student(agent, self._generator))
             self.companion.load(parts["student"], state["student"])
-        self.steps, self.began, self._seen = (int(state[key]) for key in ("steps", "began", "seen"))
+        self.steps, self.began = int(state["steps"]), int(state["began"])
+        self._clock.load(agent, int(state["seen"]))
         self.rebirths, self.refused, self.returned = map(int, state["counts"])
         self._gap, self._scale = float(state["gap"]), float(state["scale"])
         self._generator.bit_generator.state = state["generator"]

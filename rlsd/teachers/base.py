@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor
+from rlsd.clock import Clock
 from rlsd.config import Answer
 from rlsd.observations import Observations, as_items
 
@@ -63,7 +64,7 @@ class Teacher(ABC):
         #: Environment steps at which it was last refreshed, None before it ever was, 0 when that was in an earlier
         #: ``learn()``, which counted for itself.
         self.refreshed_at: int | None = None
-        self._seen = 0
+        self._clock = Clock()
 
     @property
     def ready(self) -> bool:
@@ -74,11 +75,12 @@ class Teacher(ABC):
         """Return the environment steps since it was last refreshed, or since the start."""
         return agent.num_timesteps - (self.refreshed_at or 0)
 
-    def keep_time(self, agent: BaseAlgorithm) -> None:
-        """Take note when ``learn()`` began to count anew. Called once before each update."""
-        if agent.num_timesteps <= self._seen and self.refreshed_at is not None:
+    def keep_time(self, agent: BaseAlgorithm) -> bool:
+        """Take note when ``learn()`` began to count anew, and tell. Called once before each update."""
+        restarted = self._clock.restarted(agent)
+        if restarted and self.refreshed_at is not None:
             self.refreshed_at = 0
-        self._seen = agent.num_timesteps
+        return restarted
 
     def begin(self, agent: BaseAlgorithm) -> None:  # noqa: B027 - most teachers have nothing to find
         """Look at an agent whose distillation begins, and is not taken up from a file; refuse one it cannot teach.
@@ -158,12 +160,12 @@ class Teacher(ABC):
 
     def state(self) -> dict[str, Any]:
         """Return the rest of the teacher's state as plain data."""
-        return {"version": self.version, "refreshed_at": self.refreshed_at, "seen": self._seen}
+        return {"version": self.version, "refreshed_at": self.refreshed_at, "seen": self._clock.seen}
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take up what :meth:`tensors` and :meth:`state` returned."""
         self.version, self.refreshed_at = int(state["version"]), state["refreshed_at"]
-        self._seen = int(state["seen"])
+        self._clock.load(agent, int(state["seen"]))
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,8 @@ class BestTeacher(SnapshotTeacher):
 
     def refresh(self, agent: BaseAlgorithm) -> bool:
         """Judge the candidate by what ended since, and take the next one when it is due."""
-        if agent.num_timesteps <= self._seen and self._taken_at is not None:
-            self._taken_at = 0  # learn() counts anew
-        self.keep_time(agent)
+        if self.keep_time(agent) and self._taken_at is not None:
+            self._taken_at = 0
         fresh = self._ended(agent)
         if self.patience and self.mark is not None and self.age(agent) >= self.patience:
             self.mark = None

@@ -339,10 +339,11 @@ def test_resumed_in_the_middle_is_as_never_stopped(name: str, kind: str, mode: s
     assert not differences(expected, whole(again))
 
 
-def test_steps_are_counted_through_every_learn() -> None:
+@pytest.mark.parametrize("rollouts", [1, 2, 3])
+def test_steps_are_counted_through_every_learn(rollouts: int) -> None:
     agent = reborn(every=5 * ROLLOUT)
-    for _ in range(3):
-        agent.learn(2 * ROLLOUT)
+    for _ in range(6 // rollouts):
+        agent.learn(rollouts * ROLLOUT)
     assert agent.distiller.lesson.steps == 6 * ROLLOUT
     assert agent.distiller.lesson.rebirths == 1
 

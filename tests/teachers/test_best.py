@@ -120,6 +120,15 @@ def test_counting_begins_anew_with_learn():
     assert training.teacher.age(training.agent) >= 0
 
 
+def test_gradient_steps_without_environment_steps_bring_no_new_candidate():
+    training = Training(every=4)
+    training.update()
+    candidate, training.teacher.candidate = training.teacher.candidate, None
+    assert candidate is not None
+    training.teacher.refresh(training.agent)
+    assert training.teacher.candidate is None
+
+
 def test_by_evaluation_only_what_is_handed_in_counts():
     training = Training(by="evaluation")
     training.update()

@@ -9,10 +9,11 @@ import pytest
 import torch
 from agents import Regularized, untouched_generators
 from gymnasium import spaces
-from helpers import VECTOR, disturb, observe, small_ppo, vec_env
+from helpers import VECTOR, disturb, observe, small_agent, small_ppo, vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.testing import assert_close
 
+import rlsd
 from rlsd import Snapshot
 from rlsd.actors import actor_for
 
@@ -27,6 +28,7 @@ def teacher_of(agent, every: int = 1):
 def refreshed(teacher, agent, rollouts: int, size: int = ROLLOUT, start: int = 0) -> list[int]:
     """The environment steps at which a teacher changes while ``learn`` goes through some rollouts."""
     changes = []
+    agent.start_time += 1  # when learn() began
     for rollout in range(1, rollouts + 1):
         agent.num_timesteps = start + rollout * size
         version = teacher.version
@@ -79,6 +81,17 @@ def test_every_learn_of_one_rollout_brings_a_new_teacher_when_one_is_taken_at_ea
         agent.learn(8)  # begins to count anew, as is SB3's default
         teacher.refresh(agent)
         assert teacher.version == learn
+
+
+def test_gradient_steps_without_environment_steps_bring_no_new_teacher():
+    agent = small_agent("SAC", wrap=rlsd.SelfDistilled, distill={"teacher": {"every": 8}}, learning_starts=4)
+    agent.learn(40)
+    teacher = agent.distiller.teacher
+    before = teacher.version
+    for _ in range(5):
+        agent.train(2, 4)
+    assert teacher.version == before > 0
+    assert teacher.age(agent) == 0
 
 
 def test_there_is_nothing_to_teach_before_the_first_snapshot():
