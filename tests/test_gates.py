@@ -19,10 +19,12 @@ import rlsd
 from rlsd import ReturnGate
 from rlsd.distributions import Bernoulli, Categorical, Gaussian, QValues
 from rlsd.gates import Behind, Disagreement, EntropyFloor, Situation, ValueAdvantage
+from rlsd.returns import FEWEST
 
 
 def agent(*returns: float):
-    """As much of an agent as a gate looks at; these episodes are all it remembers."""
+    """As much of an agent as a gate looks at; these episodes are all it remembers. One stands for enough of them."""
+    returns = returns * FEWEST if len(returns) == 1 else returns
     episodes = deque({"r": r, "l": 1, "t": 0.0} for r in returns)
     return SimpleNamespace(ep_info_buffer=episodes, _stats_window_size=max(len(returns), 1))
 
@@ -45,14 +47,15 @@ def test_a_gate_opens_from_the_margin_on_over_its_width(student, open_by):
 
 def test_what_is_compared_is_the_mean_over_the_remembered_episodes():
     gate = judged(ReturnGate(margin=0.0, width=1.0).build())
-    # The mean is 60, its standard error sqrt((3 * 1 + 9) / 3 / 4) = 1; two of these are taken off.
-    assert gate.update(agent(61.0, 61.0, 61.0, 57.0), refreshed=False) == pytest.approx(0.4 - 0.02)
+    # The mean is 60, its standard error sqrt((4 * 1 + 16) / 4 / 5) = 1; two of these are taken off.
+    assert gate.update(agent(61.0, 61.0, 61.0, 61.0, 56.0), refreshed=False) == pytest.approx(0.4 - 0.02)
 
 
 def test_what_chance_explains_is_no_fall():
     gate = judged(ReturnGate(margin=0.0, width=1.0).build())
-    assert gate.update(agent(0.0, 150.0), refreshed=False) == 0.0, "25 behind, and 75 is one standard error"
-    assert gate.update(agent(75.0, 75.0), refreshed=False) == pytest.approx(0.25)
+    wide = agent(0.0, 0.0, 75.0, 150.0, 150.0)
+    assert gate.update(wide, refreshed=False) == 0.0, "25 behind, and 34 is one standard error"
+    assert gate.update(agent(75.0), refreshed=False) == pytest.approx(0.25)
 
 
 def test_shares_are_of_the_range_of_returns_seen_so_far():
@@ -79,9 +82,20 @@ def test_a_gate_is_closed_until_enough_episodes_have_ended():
     assert gate.update(few, refreshed=False) == 1.0
 
 
+@pytest.mark.parametrize("remembered", [1, 2, FEWEST - 1])
+def test_an_agent_that_remembers_too_few_episodes_to_tell_chance_from_a_fall_is_refused_the_gate(remembered):
+    with pytest.raises(TypeError, match=rf"by 5 episodes at least, .* {remembered}: set it to 20 or more"):
+        distilled(distill="guard", stats_window_size=remembered)
+    assert distilled(distill="guard", stats_window_size=FEWEST).distiller is not None
+    gate = judged(ReturnGate(margin=0.0, width=0.1).build())
+    assert gate.update(agent(*[10.0] * FEWEST), refreshed=False) == 1.0
+    few = SimpleNamespace(ep_info_buffer=[{"r": 10.0}] * remembered, _stats_window_size=remembered)
+    assert gate.update(few, refreshed=False) == 0.0
+
+
 def test_a_gate_is_closed_while_all_returns_are_the_same():
     gate = ReturnGate(margin=0.0, width=1.0).build()
-    assert [gate.update(agent(7.0, 7.0), refreshed=False) for _ in range(3)] == [0.0] * 3
+    assert [gate.update(agent(7.0), refreshed=False) for _ in range(3)] == [0.0] * 3
 
 
 def test_a_gate_closes_when_the_teacher_is_taken_from_the_student_as_it_is():

@@ -106,7 +106,7 @@ def test_resumed_training_is_that_which_never_stopped(
 @every_algorithm
 def test_a_gate_remembers_what_it_saw(algorithm: type[BaseAlgorithm], tmp_path: Path) -> None:
     gated = config(strength=rlsd.Constant(1.0, gates=rlsd.ReturnGate(margin=0.0, width=0.1)))
-    total, few = 12 * ROLLOUT, {"stats_window_size": 2}
+    total, few = 12 * ROLLOUT, {"stats_window_size": 5}
     agent = distilled(algorithm, distill=gated, **few).learn(total)
     assert 0 < agent.distiller.steps < agent.policy.optimizer.state_dict()["state"][0]["step"] * 10 / 12
     expected = whole_state(agent)

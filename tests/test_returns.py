@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import VecMonitor
 
-from rlsd.returns import EPISODES, smoothed_return
+from rlsd.returns import EPISODES, FEWEST, Ended, smoothed_return
 
 
 def agent(*returns: float, window: int = 100):
@@ -43,8 +44,23 @@ def test_there_is_none_before_enough_episodes_have_ended_unless_fewer_are_rememb
     assert (smoothed_return(agent(*[1.0] * episodes, window=window)) is not None) == enough
 
 
-def test_one_episode_has_no_spread():
-    assert smoothed_return(agent(7.0, window=1)) == (7.0, 0.0)
+@pytest.mark.parametrize("window", range(1, FEWEST))
+def test_of_too_few_episodes_nobody_knows_the_error(window):
+    assert smoothed_return(agent(*[7.0] * window, window=window)) == (7.0, math.inf)
+    assert smoothed_return(agent(*[7.0] * FEWEST, window=FEWEST)) == (7.0, 0.0)
+
+
+def test_each_episode_is_counted_once_as_far_as_it_is_remembered():
+    ended, one = Ended(), agent(1.0, 1.0)
+    assert ended.returns(agent()) == []
+    assert ended.returns(one) == [1.0, 1.0]
+    assert ended.returns(one) == []
+    one.ep_info_buffer.extend([{"r": 2.0}, {"r": 3.0}])
+    assert ended.returns(one) == [2.0, 3.0]
+    one.ep_info_buffer.append({"r": 4.0})
+    ended.skip(one)
+    assert ended.returns(one) == []
+    assert ended.returns(agent(4.0, 5.0)) == [4.0, 5.0], "learn() began anew, and SB3 forgot all the others"
 
 
 def test_its_mean_is_what_sb3_logs():

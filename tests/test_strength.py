@@ -21,15 +21,16 @@ import rlsd
 from rlsd import Constant, ReturnGate, Schedule
 from rlsd.actors import actor_for
 from rlsd.gates import EntropyFloor, Gate, OpenGate, Situation
+from rlsd.returns import FEWEST
 from rlsd.strength import Adaptive, Dial, Feedback, Relative
 
 shapes = st.sampled_from(["linear", "cosine", "exponential"])
 
 
 def agent_at(remaining: float, *returns: float):
-    """As much of an agent as a strength looks at."""
-    episodes = deque({"r": r} for r in returns)
-    return SimpleNamespace(_current_progress_remaining=remaining, ep_info_buffer=episodes, _stats_window_size=1)
+    """As much of an agent as a strength looks at. One return stands for as many as it takes."""
+    episodes = deque({"r": r} for r in returns for _ in range(FEWEST))
+    return SimpleNamespace(_current_progress_remaining=remaining, ep_info_buffer=episodes, _stats_window_size=FEWEST)
 
 
 def test_a_constant_is_the_same_throughout():

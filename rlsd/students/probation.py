@@ -11,7 +11,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rlsd.returns import SmoothedReturn, smoothed_return
+from rlsd.returns import Ended, SmoothedReturn, mean_and_error, smoothed_return
 from rlsd.students.fresh import search_around
 from rlsd.students.optimizers import load_state, state_tensors
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
@@ -35,7 +35,7 @@ class Probation:
         self.before: SmoothedReturn | None = None
         self.returns: list[float] = []
         self._skip = 0
-        self._latest: Any = None  # of the episodes counted so far; SB3 keeps one object for each
+        self._ended = Ended()
 
     @property
     def on(self) -> bool:
@@ -44,12 +44,13 @@ class Probation:
 
     def begin(self, agent: Any) -> None:
         """Keep the agent as it is, to be replaced now. Where it cannot be judged, nobody will be on probation."""
-        self.before = smoothed_return(agent)
-        if self.before is None:
+        before = smoothed_return(agent)
+        if before is None or math.isinf(before.error):
             return
+        self.before = before
         self.old = {key: tensor.detach().clone() for key, tensor in _everything(agent).items()}
         self.returns, self._skip = [], agent.n_envs
-        self._latest = _latest(agent)
+        self._ended.skip(agent)
 
     def watch(self, agent: BaseAlgorithm) -> bool | None:
         """Take note of how the agent does; return whether a student passed its probation, None before that is clear."""
@@ -59,7 +60,7 @@ class Probation:
             self.highest = present.mean if self.highest is None else max(self.highest, present.mean)
         if self.before is None:
             return None
-        new = self._new(agent)
+        new = self._ended.returns(agent)
         skipped = min(self._skip, len(new))
         self._skip -= skipped
         self.returns += new[skipped:]
@@ -67,21 +68,9 @@ class Probation:
             return None
         return self._good_enough(self.before)
 
-    def _new(self, agent: Any) -> list[float]:
-        """Return the returns of the episodes that ended since the last time, in order."""
-        new: list[float] = []
-        for episode in reversed(agent.ep_info_buffer or ()):
-            if episode is self._latest:
-                break
-            new.insert(0, float(episode["r"]))
-        self._latest = _latest(agent)
-        return new
-
     def _good_enough(self, before: SmoothedReturn) -> bool:
-        n = len(self.returns)
-        mean = sum(self.returns) / n
-        variance = sum((value - mean) ** 2 for value in self.returns) / max(n - 1, 1)
-        error = math.sqrt(variance / n + before.error**2)
+        mean, own = mean_and_error(self.returns)
+        error = math.hypot(own, before.error)
         assert self.lowest is not None and self.highest is not None
         span = max(self.highest, before.mean) - min(self.lowest, before.mean)
         return before.mean - mean - 2.0 * error <= self.tolerance * span
@@ -102,7 +91,7 @@ class Probation:
 
     def end(self) -> None:
         """Let go of the predecessor."""
-        self.before, self.old, self.returns, self._latest = None, {}, [], None
+        self.before, self.old, self.returns = None, {}, []
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the predecessor's tensors by name."""
@@ -125,11 +114,7 @@ class Probation:
         self.returns, self._skip = [float(value) for value in state["returns"]], int(state["skip"])
         self.old = {key: tensor.to(agent.device) for key, tensor in tensors.items()}
         # Saved between two rollouts: every episode that has ended by now was counted.
-        self._latest = _latest(agent) if self.on else None
-
-
-def _latest(agent: Any) -> Any:
-    return agent.ep_info_buffer[-1] if agent.ep_info_buffer else None
+        self._ended.skip(agent)
 
 
 def _optimizers(agent: BaseAlgorithm) -> dict[str, Optimizer]:

@@ -228,7 +228,8 @@ class Reborn(Timing, name="reborn"):
     The agent it replaces is kept while the student is on probation: when its next ``episodes`` episodes earn less than
     the agent's last 20 did, by more than ``tolerance`` of the range of returns seen so far beyond two standard errors,
     the agent comes back as it was, and what was learned in between is lost. Until as many episodes have ended nothing
-    is decided, and no other student begins; where fewer than 20 had ended before, the student stays unjudged.
+    is decided, and no other student begins; where fewer than 20 had ended before, the student stays unjudged. Where
+    ``stats_window_size`` is less than 20, as many count; below 5 nobody is judged.
 
     The agent's own gradient steps get no penalty, and strength 0 switches all of it off. Not for RecurrentPPO; in
     parallel for PPO, MaskablePPO and off-policy algorithms.
@@ -269,7 +270,7 @@ class Reborn(Timing, name="reborn"):
     kl_bound: float = number(0.005, low=0.0, low_open=True)
     value_weight: float = number(0.5, low=0.0)
     over: int = integer(50_000, low=1)
-    episodes: int = integer(20, low=1)
+    episodes: int = integer(20, low=2)
     tolerance: float = number(0.05, low=0.0, high=1.0)
     shrink: float = number(0.4, low=0.0, high=1.0)
     perturb: float = number(0.1, low=0.0)

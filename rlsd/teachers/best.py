@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlsd.actors import Actor
 from rlsd.config import checked_number, choice, integer
+from rlsd.returns import Ended, mean_and_error
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.snapshot import SnapshotTeacher
@@ -30,14 +31,14 @@ class BestTeacher(SnapshotTeacher):
         self.candidate: FrozenPolicy | None = None
         self.returns: list[float] = []  # of the episodes that ended since the candidate was taken
         self._taken_at: int | None = None
-        self._latest: Any = None  # the latest episode that was looked at: SB3's own dict, known again by its identity
+        self._ended = Ended()
         self._changed = False
 
     def refresh(self, agent: BaseAlgorithm) -> bool:
         """Judge the candidate by what ended since, and take the next one when it is due."""
         if self.keep_time(agent) and self._taken_at is not None:
             self._taken_at = 0
-        fresh = self._ended(agent)
+        fresh = self._ended.returns(agent)
         if self.patience and self.mark is not None and self.age(agent) >= self.patience:
             self.mark = None
         if not self.evaluated:
@@ -85,14 +86,6 @@ class BestTeacher(SnapshotTeacher):
         self.version += 1
         self._changed = True
 
-    def _ended(self, agent: BaseAlgorithm) -> list[float]:
-        """Return the returns of the episodes that ended since the last time, as far as SB3 still has them."""
-        episodes = list(agent.ep_info_buffer or ())
-        known = next((i for i in reversed(range(len(episodes))) if episodes[i] is self._latest), -1)
-        if episodes:
-            self._latest = episodes[-1]
-        return [float(episode["r"]) for episode in episodes[known + 1 :]]
-
     def figures(self) -> dict[str, float]:  # noqa: D102
         return {} if self.mark is None else {"best_mark": self.mark}
 
@@ -116,16 +109,13 @@ class BestTeacher(SnapshotTeacher):
         self._taken_at = state["taken_at"]
         self._changed = bool(state["changed"])
         # Between an update and the next rollout, where exact checkpoints are taken, none is new.
-        episodes = list(agent.ep_info_buffer or ())
-        self._latest = episodes[-1] if episodes else None
+        self._ended.skip(agent)
 
 
 def marked(returns: list[float]) -> float:
     """Return the mean of some returns less the standard error of that mean."""
-    n = len(returns)
-    mean = sum(returns) / n
-    variance = sum((value - mean) ** 2 for value in returns) / max(n - 1, 1)
-    return mean - math.sqrt(variance / n)
+    mean, error = mean_and_error(returns)
+    return mean - error
 
 
 @dataclass(frozen=True)

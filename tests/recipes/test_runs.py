@@ -100,7 +100,7 @@ def agent_of(recipe: str, name: str, **changes: Any) -> Any:
     kind = KINDS[name]
     make = Tidal if recipe in GATED else TinyEnv
     env = DummyVecEnv([lambda: Monitor(make(agents.KINDS[kind].observations, agents.KINDS[kind].actions))] * 2)
-    return distilled(ALL_ALGORITHMS[name], kind, distill, env=env, stats_window_size=1)
+    return distilled(ALL_ALGORITHMS[name], kind, distill, env=env, stats_window_size=5)
 
 
 def whole(agent: Any) -> Any:

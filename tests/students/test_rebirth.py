@@ -308,9 +308,15 @@ def test_when_probation_fails_the_old_agent_comes_back_exactly(name: str, kind: 
 
 
 def test_no_other_student_begins_while_one_is_on_probation() -> None:
-    agent = reborn(every=ROLLOUT, episodes=10**6, agent={"stats_window_size": 2}).learn(8 * ROLLOUT)
+    agent = reborn(every=3 * ROLLOUT, episodes=10**6, agent={"stats_window_size": 5}).learn(8 * ROLLOUT)
     assert agent.distiller.lesson.rebirths == 1
     assert agent.distiller.lesson.probation.on
+
+
+def test_a_student_is_not_judged_against_too_few_episodes() -> None:
+    agent = reborn(every=ROLLOUT, episodes=2, agent={"stats_window_size": 4}).learn(8 * ROLLOUT)
+    assert agent.distiller.lesson.rebirths == 8
+    assert not agent.distiller.lesson.probation.on
 
 
 # --- Stopping and going on ------------------------------------------------------------------------
@@ -322,7 +328,7 @@ def test_no_other_student_begins_while_one_is_on_probation() -> None:
 )
 def test_resumed_in_the_middle_is_as_never_stopped(name: str, kind: str, mode: str, tmp_path: Path) -> None:
     total = steps(name, 7)
-    few = {} if name in ("DDPG", "ARS") else {"stats_window_size": 2}
+    few = {} if name in ("DDPG", "ARS") else {"stats_window_size": 5}
 
     def agent() -> Any:
         return reborn(name, kind, few, mode=mode, over=2 * ROLLOUT, episodes=10)
