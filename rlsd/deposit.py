@@ -121,6 +121,25 @@ class _Comparison:
             handle.remove()
 
 
+def bounded(
+    gradients: Sequence[tuple[nn.Parameter, Tensor]], bound: float | None
+) -> tuple[list[tuple[nn.Parameter, Tensor]], Tensor, Tensor]:
+    """Return a gradient shrunk to a norm of at most ``bound``, and all zero where it is not finite.
+
+    Waits for no device.
+
+    :param gradients: by parameter, one at least.
+    :param bound: None for none.
+    :return: the gradient by parameter, whether it was finite, and the factor by which it was shrunk.
+    """
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([g for _, g in gradients])))
+    finite = torch.isfinite(norm)
+    if bound is None:
+        return [(p, torch.where(finite, g, 0.0)) for p, g in gradients], finite, torch.ones_like(norm)
+    scale = (bound / (norm + 1e-12)).clamp(max=1.0)
+    return [(p, torch.where(finite, g * scale, 0.0)) for p, g in gradients], finite, scale
+
+
 @contextmanager
 def acting_as_evaluated(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Put every module in evaluation mode, and each back into its own afterwards.

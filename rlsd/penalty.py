@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlsd import mlp
 from rlsd.actors import Actor, RandomSearchActor
-from rlsd.deposit import acting_as_evaluated
+from rlsd.deposit import acting_as_evaluated, bounded
 from rlsd.divergences import Divergence
 from rlsd.gates import Situation
 from rlsd.monitoring import Figures
@@ -243,19 +243,13 @@ class Penalty:
         return batch.states if self._normalization is None else self._normalization(batch.states)
 
     def _bounded(self, gradients: list[tuple[nn.Parameter, Tensor]]) -> list[tuple[nn.Parameter, Tensor]]:
-        """Drop a gradient that is not all finite, and count it; shrink one too large, where nothing else would.
-
-        Neither waits for the device.
-        """
+        """Drop a gradient that is not all finite, and count it; shrink one too large, where nothing else would."""
         if not gradients:
             return gradients
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([g for _, g in gradients])))
-        finite = torch.isfinite(norm)
+        bound = None if self._clipped else self.dial.strength.bound * self._weight
+        gradients, finite, self._shrunk = bounded(gradients, bound)
         self.dropped += ~finite
-        if self._clipped:
-            return [(p, torch.where(finite, g, 0.0)) for p, g in gradients]
-        scale = self._shrunk = (self.dial.strength.bound * self._weight / (norm + 1e-12)).clamp(max=1.0)
-        return [(p, torch.where(finite, g * scale, 0.0)) for p, g in gradients]
+        return gradients
 
     def _note(self, divergence: Tensor, loss: Tensor) -> None:
         self.monitor.add("kl", divergence)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from rlsd.deposit import Deposit, acting_as_evaluated
+from rlsd.deposit import Deposit, acting_as_evaluated, bounded
 
 
 class Pull:
@@ -164,6 +165,20 @@ def test_the_ratio_compares_both_gradients_before_the_clip(module: nn.Module, op
     assert deposited == pytest.approx(2.0 * 8**0.5), "8 weights, pulled by 2 each"
     assert measured == pytest.approx(float(own), rel=1e-5)
     assert clean(optimizer, module)
+
+
+@pytest.mark.parametrize(
+    ("slope", "bound", "left", "whole"),
+    [(3.0, None, 1.0, True), (3.0, 60.0, 1.0, True), (3.0, 6.0, 0.5, True), (float("inf"), 6.0, 0.0, False)],
+)
+def test_a_gradient_is_shrunk_as_one_and_dropped_as_one(slope: float, bound: Any, left: float, whole: bool) -> None:
+    pairs = [(nn.Parameter(torch.zeros(n)), torch.full((n,), 3.0)) for n in (6, 10)]  # the norm is 12
+    pairs[0][1][0] = slope
+    found, finite, scale = bounded(pairs, bound)
+    assert bool(finite) is whole
+    assert [parameter for parameter, _ in found] == [parameter for parameter, _ in pairs]
+    torch.testing.assert_close(torch.cat([gradient for _, gradient in found]), torch.full((16,), 3.0 * left))
+    assert float(scale) == pytest.approx(left)
 
 
 def test_evaluation_mode_comes_and_goes_for_each_module_by_itself() -> None:

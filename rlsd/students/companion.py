@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlsd.deposit import Deposit, acting_as_evaluated
+from rlsd.deposit import Deposit, acting_as_evaluated, bounded
 from rlsd.states import StateStore
 from rlsd.students.optimizers import load_state, optimizers_of, parameters_of, state_tensors
 from rlsd.students.private import private_numbers
@@ -142,9 +142,7 @@ class Pull:
         pairs = [(p, g) for p, g in zip(self._parameters, found, strict=True) if g is not None]
         if not pairs:
             return ()
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([g for _, g in pairs])))
-        scale = torch.ones_like(norm) if self.bound is None else (self.bound / (norm + 1e-12)).clamp(max=1.0)
-        return [(p, torch.where(torch.isfinite(norm), g * scale, 0.0)) for p, g in pairs]
+        return bounded(pairs, self.bound)[0]
 
     def ratio(self, deposited: Tensor, own: Tensor) -> None:
         """Nobody asks."""
