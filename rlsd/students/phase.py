@@ -90,6 +90,7 @@ class Phases(Lesson):
         if self.rollouts.count and teacher.ready and dial.value > 0.0:
             self._run(agent, dial.value)
             self.phases += 1
+            teacher.restart(agent)
         self.rollouts.clear()
 
     def _run(self, agent: Any, beta: float) -> None:

@@ -91,6 +91,7 @@ class Rebirths(Lesson):
             return
         if not passed:
             self.probation.bring_back(agent)
+            self._distiller.teacher.restart(agent)
             self.returned += 1
         self.probation.end()
 
@@ -131,6 +132,7 @@ class Rebirths(Lesson):
         self.rebirths += 1
         self.probation.begin(agent)
         take_over(agent, student, with_optimizers=not learned)
+        self._distiller.teacher.restart(agent)
 
     def _comparison(self, agent: BaseAlgorithm) -> Comparison:
         tutor = Tutor(agent, self._distiller.actor, self._distiller.teacher)

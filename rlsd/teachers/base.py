@@ -117,6 +117,12 @@ class Teacher(ABC):
             columns.append(self.spread(observations).unsqueeze(-1))
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
+    def restart(self, agent: BaseAlgorithm) -> None:  # noqa: B027 - most are of no weights but those of one moment
+        """Take note that the agent's weights are others than its updates made: a student's, or those of a phase.
+
+        What averages the agent's weights begins anew, since those of before have nothing in common with them.
+        """
+
     def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:  # noqa: B027 - most do not care
         """Take note of raw states that the agent has just met, ``(n, *shape)`` by key, where :attr:`watches` is set.
 

@@ -43,6 +43,12 @@ class EmaTeacher(SnapshotTeacher):
         self.refreshed_at = agent.num_timesteps
         self.version += 1
 
+    def restart(self, agent: BaseAlgorithm) -> None:
+        """Let the average begin anew, with the agent as it is now."""
+        if self.ready:
+            self.weight = 0.0
+            self.take(agent)
+
     def kept(self, agent: BaseAlgorithm) -> float:
         """Return what the weight of the policies in the average is multiplied by as another enters it."""
         return self.decay
@@ -60,7 +66,8 @@ class Ema(Teaching, name="ema"):
     """A moving average of the policy's weights, as in PPO-EWMA (Hilton et al. 2021) and Mean Teacher.
 
     Debiased: ``w <- decay * w + 1; average <- average + (policy - average) / w``, so that the first policies do not
-    count for more than the others. Buffers, such as batch norm's, and ``VecNormalize`` statistics are the latest.
+    count for more than the others. Buffers, such as batch norm's, and ``VecNormalize`` statistics are the latest. The
+    average begins anew where a student takes over or is sent back, and after each phase (PPG's is reset there, too).
 
     :param decay: what a policy's weight in the average is multiplied by at each further one. Raising it makes the
         teacher slower: it lies about ``1 / (1 - decay)`` entries back. 0 is a snapshot. Usual range 0.9 to 0.999.

@@ -269,6 +269,18 @@ def test_rollouts_that_would_not_fit_in_memory_are_refused_when_the_agent_is_bui
     assert phasic(every=3906).distiller.lesson.rollouts.capacity == 3906 * ROLLOUT
 
 
+@pytest.mark.parametrize("teacher", [rlsd.Ema(0.99), rlsd.Selective(every=1, average=1000.0)], ids=lambda a: a.name)
+def test_an_average_begins_anew_after_each_phase(teacher: Any) -> None:
+    agent = phasic(every=3, answers={"teacher": teacher})
+    for rollout in range(1, 7):
+        agent.learn(ROLLOUT, reset_num_timesteps=False)
+        average = agent.distiller.teacher
+        own = dict(agent.policy.named_parameters())
+        same = all(torch.equal(mine, own[name]) for name, mine in average.policy.named_parameters())
+        assert same == (rollout % 3 == 0)
+        assert average.weight == 1.0 or not same
+
+
 @pytest.mark.parametrize("teacher", ["ema", "ensemble", "best", "selective"])
 @pytest.mark.parametrize("strength", ["adaptive", {"type": "constant", "gates": ["value_advantage", "entropy_floor"]}])
 def test_phases_suit_every_teacher_strength_and_gate(teacher: str, strength: Any) -> None:

@@ -24,7 +24,7 @@ from agents import (
     training_state,
     untouched_generators,
 )
-from helpers import disturb
+from helpers import check_goes_on_as_if_never_stopped, disturb
 from stable_baselines3 import DQN, PPO, SAC
 
 import rlsd
@@ -307,6 +307,32 @@ def test_when_probation_fails_the_old_agent_comes_back_exactly(name: str, kind: 
         assert torch.equal(agent.weights, torch.nn.utils.parameters_to_vector(agent.policy.parameters()))
 
 
+@pytest.mark.parametrize("teacher", [rlsd.Ema(0.99), rlsd.Selective(every=1, average=1000.0)], ids=lambda a: a.name)
+def test_an_average_begins_anew_whenever_another_network_takes_over(teacher: Any) -> None:
+    timing = Reborn(**{**SOON, "every": 10**6})
+    agent = distilled(PPO, distill=config(timing=timing, teacher=teacher)).learn(4 * ROLLOUT)
+    lesson, average = agent.distiller.lesson, agent.distiller.teacher
+
+    def same() -> bool:
+        own = named_tensors(agent.policy)
+        return all(torch.equal(tensor, own[name]) for name, tensor in named_tensors(average.policy).items())
+
+    agent.ep_info_buffer = [{"r": 10.0, "l": 5} for _ in range(20)]
+    assert not same()
+    version = average.version
+    lesson.began = -(10**7)
+    lesson.after(agent, lambda: None)
+    assert lesson.rebirths == 1
+    assert same()
+    assert average.weight == 1.0
+    assert average.version == version + 1, "targets of before are not asked for anew"
+    disturb(agent.policy)
+    agent.ep_info_buffer = [{"r": -10.0, "l": 5} for _ in range(20)]
+    lesson.after(agent, lambda: None)
+    assert lesson.returned == 1
+    assert same()
+
+
 def test_no_other_student_begins_while_one_is_on_probation() -> None:
     agent = reborn(every=3 * ROLLOUT, episodes=10**6, agent={"stats_window_size": 5}).learn(8 * ROLLOUT)
     assert agent.distiller.lesson.rebirths == 1
@@ -343,6 +369,14 @@ def test_resumed_in_the_middle_is_as_never_stopped(name: str, kind: str, mode: s
     again.learn(total - again.num_timesteps, reset_num_timesteps=False)
     assert lesson.rebirths > 0
     assert not differences(expected, whole(again))
+
+
+@pytest.mark.parametrize("timing", [Reborn(**SOON), rlsd.Phase(every_rollouts=2)], ids=lambda a: a.name)
+def test_resumed_with_an_average_that_began_anew_is_as_never_stopped(timing: Any, tmp_path: Path) -> None:
+    answers = config(timing=timing, teacher=rlsd.Ema(0.9))
+    agent = distilled(PPO, distill=answers, stats_window_size=5).learn(5 * ROLLOUT)
+    assert agent.distiller.teacher.weight < 2.0, "it did not begin anew lately"
+    check_goes_on_as_if_never_stopped(agent, tmp_path, 6 * ROLLOUT)
 
 
 @pytest.mark.parametrize("rollouts", [1, 2, 3])

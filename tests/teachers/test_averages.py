@@ -97,6 +97,22 @@ def test_the_average_takes_the_buffers_of_batch_norm_as_they_are():
     assert live.running_mean.data_ptr() != mine.running_mean.data_ptr()
 
 
+def test_an_average_that_is_begun_anew_is_the_agent_of_then_and_has_forgotten_the_others():
+    agent = small_ppo(policy_kwargs={"net_arch": []})
+    teacher = built(Ema(decay=0.5), agent)
+    teacher.restart(agent)
+    assert not teacher.ready, "before the first update nobody is taught"
+    for step, value in enumerate((8.0, 4.0, 1.0), start=1):
+        with torch.no_grad():
+            agent.policy.action_net.bias.fill_(value)
+        agent.num_timesteps = step
+        teacher.refresh(agent) if value != 4.0 else teacher.restart(agent)
+    assert float(teacher.policy.action_net.bias[0]) == pytest.approx((0.5 * 4 + 1) / 1.5)
+    assert teacher.version == 3
+    loaded = reloaded(Ema(decay=0.5), teacher, agent)
+    assert loaded.weight == teacher.weight == 1.5
+
+
 # An ensemble
 
 
