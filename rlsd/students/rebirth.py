@@ -15,6 +15,7 @@ from rlsd.actors import RandomSearchActor, algorithm_name
 from rlsd.actors.on_policy import RecurrentActorCritic
 from rlsd.clock import Clock
 from rlsd.config import choice, integer, number
+from rlsd.strength import Strength
 from rlsd.students.companion import Companion
 from rlsd.students.fresh import KINDS, new_student, search_around
 from rlsd.students.imitation import imitate
@@ -214,6 +215,32 @@ def _check(answer: Reborn, distiller: Any, agent: Any) -> None:
             f"{name}'s update only suits the policy that acted, and a student beside it did not: "
             "use timing.mode 'sequential', or PPO"
         )
+    _check_strength(answer, distiller.config.strength)
+    if distiller.config.divergence.value_weight:
+        raise TypeError(
+            "divergence.value_weight has no part in timing 'reborn', whose students learn values by "
+            f"timing.value_weight = {answer.value_weight:g}: set that, and divergence.value_weight to 0"
+        )
+
+
+def _check_strength(answer: Reborn, strength: Strength) -> None:
+    """Refuse what would change nothing: the agent's own updates get no penalty that could be weighed or followed."""
+    if strength.build() is not None:
+        raise TypeError(
+            f"strength {strength.name!r} follows the penalty on the agent's own updates, and timing 'reborn' lays none "
+            "on them: use 'constant', in parallel also 'schedule', or timing 'every_step'"
+        )
+    for gate in strength.gates:
+        if gate.per_state:
+            raise TypeError(
+                f"gate {gate.name!r} decides which states count in a penalty on the agent's own updates, and timing "
+                "'reborn' lays none on them: leave the gate out, or use timing 'phase' or 'every_step'"
+            )
+        if answer.mode == "sequential":
+            raise TypeError(
+                f"gate {gate.name!r} has nothing to weigh where a student learns at once until it is near enough: "
+                "leave the gate out, or use timing.mode 'parallel'"
+            )
 
 
 @dataclass(frozen=True)
@@ -233,8 +260,9 @@ class Reborn(Timing, name="reborn"):
     is decided, and no other student begins; where fewer than 20 had ended before, the student stays unjudged. Where
     ``stats_window_size`` is less than 20, as many count; below 5 nobody is judged.
 
-    The agent's own gradient steps get no penalty, and strength 0 switches all of it off. Not for RecurrentPPO; in
-    parallel for PPO, MaskablePPO and off-policy algorithms.
+    The agent's own gradient steps get no penalty, and strength 0 switches all of it off. Refused are strengths
+    that follow the penalty, ``divergence.value_weight``, and gates: in parallel only those that decide state by state.
+    Not for RecurrentPPO; in parallel for PPO, MaskablePPO and off-policy algorithms.
 
     :param every: environment steps from the beginning of one rebirth to the next. Usual range 50,000 to 2,000,000.
     :param mode: ``"sequential"`` teaches the student at once, between two updates. ``"parallel"`` (ITER) lets it learn

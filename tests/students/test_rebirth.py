@@ -406,6 +406,32 @@ def test_what_cannot_be_reborn_is_refused_in_one_line(name: str, mode: str, word
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("mode", "answers", "words", "instead"),
+    [
+        ("parallel", {"strength": "adaptive"}, "use 'constant', in parallel also 'schedule'", {"strength": "schedule"}),
+        ("sequential", {"strength": "adaptive"}, "timing 'reborn' lays none on them: use 'constant'", {}),
+        ("parallel", {"strength": {"gates": ["entropy_floor"]}}, "gate 'entropy_floor' decides which states", {}),
+        ("parallel", {"strength": {"gates": ["value_advantage"]}}, "leave the gate out, or use timing 'phase'", {}),
+        (
+            "sequential",
+            {"strength": {"gates": ["return"]}},
+            "gate 'return' has nothing to weigh .*: leave the gate out, or use timing.mode 'parallel'",
+            {"strength": {"gates": ["return"]}, "timing": Reborn(**SOON, mode="parallel", over=ROLLOUT)},
+        ),
+        ("parallel", {"divergence": {"value_weight": 100}}, "timing.value_weight = 0.5: set that", {}),
+    ],
+)
+def test_answers_that_would_change_nothing_are_refused_in_one_line(
+    mode: str, answers: dict[str, Any], words: str, instead: dict[str, Any]
+) -> None:
+    timing = Reborn(**SOON, mode=mode, over=ROLLOUT)
+    with pytest.raises(TypeError, match=words) as raised:
+        distilled(PPO, distill=config(**{"timing": timing, **answers}))
+    assert "\n" not in str(raised.value)
+    assert distilled(PPO, distill=config(**{"timing": timing, **instead})).distiller.lesson is not None
+
+
 def test_the_present_minibatch_is_not_enough() -> None:
     answers = config(timing=Reborn(), states="minibatch")
     with pytest.raises(TypeError, match="more states than those of the present minibatch: use states 'reservoir'"):
