@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Sequence
+from itertools import permutations
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from rlsd.teachers import PeersTeacher
+from rlsd.teachers.peers import Kind
 from rlsd.wrapping import is_wrapped
 
 
@@ -111,7 +113,8 @@ def learn_together(
     :param callbacks: a callback for each agent, or None.
     :param learn: passed on to each ``learn``: ``reset_num_timesteps``, ``log_interval`` and so on.
     :raises TypeError: when one is not self-distilled.
-    :raises ValueError: when an agent is named twice, or there are not as many callbacks as agents.
+    :raises ValueError: when an agent is named twice, there are not as many callbacks as agents, or agents of one group
+        cannot teach each other.
     """
     agents = list(agents)
     if len({id(agent) for agent in agents}) < len(agents):
@@ -137,13 +140,15 @@ def learn_together(
 
 
 def _introduce(agents: list[BaseAlgorithm]) -> None:
-    groups: dict[str, list[PeersTeacher]] = {}
+    groups: dict[str, dict[PeersTeacher, Kind]] = {}
     for agent in agents:
         teacher = getattr(getattr(agent, "distiller", None), "teacher", None)
         if isinstance(teacher, PeersTeacher):
-            groups.setdefault(teacher.group, []).append(teacher)
+            groups.setdefault(teacher.group, {})[teacher] = Kind.of(agent, teacher.actor)
     for members in groups.values():
-        PeersTeacher.introduce(members)
+        for one, other in permutations(members, 2):
+            one.check(members[one], members[other])
+        PeersTeacher.introduce([*members])
 
 
 def _learning(

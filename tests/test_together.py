@@ -136,6 +136,14 @@ def test_wrong_agents_and_callbacks_are_refused():
         learn_together([agent], 10, callbacks=[None, None])
 
 
+def test_agents_that_cannot_teach_each_other_are_refused_before_anything_is_trained():
+    agents = [peer("unlike"), peer("unlike", DQN)]
+    with pytest.raises(ValueError, match=r"'unlike' cannot teach each other: it acts by .* give other agents another"):
+        learn_together(agents, 10 * ROLLOUT)
+    assert [agent.num_timesteps for agent in agents] == [0, 0]
+    learn_together([peer("one"), peer("other", DQN)], ROLLOUT)
+
+
 def test_peers_that_are_trained_together_pull_towards_each_other():
     gaps = {}
     for strength in (0.0, 20.0):

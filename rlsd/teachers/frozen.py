@@ -54,12 +54,15 @@ class FrozenTeacher(Teacher):
         if theirs != mine:
             raise ValueError(
                 f"the teacher {donor.name} sees {theirs[0]} and acts in {theirs[1]}, this agent sees {mine[0]} and "
-                f"acts in {mine[1]}: both spaces must be the same"
+                f"acts in {mine[1]}: both spaces must be the same, so use one trained in this agent's environment"
             )
         translated = _translated(frozen.actor.family, self.actor.family)
         reason = "" if translated else misfit(frozen.actor, built.squash_output, self.actor, agent.policy.squash_output)
         if reason:
-            raise ValueError(f"the teacher {donor.name} cannot teach a {algorithm_name(agent)}: {reason}")
+            like = "PPO" if isinstance(self.actor, RecurrentActorCritic) else algorithm_name(agent)
+            raise ValueError(
+                f"the teacher {donor.name} cannot teach a {algorithm_name(agent)}: {reason}. Use one trained by {like}"
+            )
         if self.wants.value and not frozen.actor.has_values:
             raise ValueError(f"the teacher {donor.name} gives no values of states: set divergence.value_weight to 0")
         self.donor, self.frozen = donor, frozen
@@ -144,7 +147,7 @@ def misfit(theirs: Actor, theirs_squashed: bool, mine: Actor, mine_squashed: boo
     if not same:
         return f"it acts by {_described(a)}, the agent by {_described(b)}"
     if theirs_squashed != mine_squashed:
-        return "only one of the two squashes its actions by a tanh"
+        return "only one of the two squashes its actions by a tanh (squash_output)"
     return ""
 
 

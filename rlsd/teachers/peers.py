@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from rlsd.actors import Actor
+from rlsd.actors import Actor, RecurrentActorCritic
 from rlsd.config import integer
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.frozen import misfit
@@ -22,19 +22,35 @@ from rlsd.teachers.joined import JoinedTeacher
 _GROUPS: dict[str, weakref.WeakSet[PeersTeacher]] = {}
 
 
+class Kind(NamedTuple):
+    """What agents must have in common to teach each other.
+
+    :param actor: the adapter to its way of acting.
+    :param spaces: its observation and action space.
+    :param squashed: whether its actions go through a tanh.
+    """
+
+    actor: Actor
+    spaces: tuple[spaces.Space[Any], spaces.Space[Any]]
+    squashed: bool
+
+    @classmethod
+    def of(cls, agent: BaseAlgorithm, actor: Actor) -> Kind:
+        """Return an agent's."""
+        return cls(actor, (agent.observation_space, agent.action_space), bool(agent.policy.squash_output))
+
+
 class Copy(NamedTuple):
     """What an agent has last shown to its peers; never changed once it is shown.
 
     :param frozen: its policy.
     :param number: how many it had shown before.
-    :param spaces: its observation and action space.
-    :param squashed: whether its actions go through a tanh.
+    :param kind: the agent's.
     """
 
     frozen: FrozenPolicy
     number: int
-    spaces: tuple[spaces.Space[Any], spaces.Space[Any]]
-    squashed: bool
+    kind: Kind
 
 
 class PeersTeacher(JoinedTeacher):
@@ -101,13 +117,13 @@ class PeersTeacher(JoinedTeacher):
         frozen = FrozenPolicy(self.actor)  # a new one: others hold the one before
         frozen.take(agent)
         number = 0 if self.shown is None else self.shown.number + 1
-        both = (agent.observation_space, agent.action_space)
-        self.shown = Copy(frozen, number, both, bool(agent.policy.squash_output))
+        self.shown = Copy(frozen, number, Kind.of(agent, self.actor))
 
     def _look(self) -> bool:
+        assert self.shown is not None
         found = {peer._place: peer.shown for peer in self.peers() if peer.shown is not None}
         for copy in found.values():
-            self._check(copy)
+            self.check(self.shown.kind, copy.kind)
         before = {place: copy.number for place, copy in self.copies.items()}
         if not found or before == {place: copy.number for place, copy in found.items()}:
             return False
@@ -115,19 +131,27 @@ class PeersTeacher(JoinedTeacher):
         self.version += 1
         return True
 
-    def _check(self, copy: Copy) -> None:
-        assert self.shown is not None
-        mine, theirs = self.shown.spaces, copy.spaces
-        reason = misfit(copy.frozen.actor, copy.squashed, self.actor, self.shown.squashed)
-        if mine != theirs:
-            reason = f"one sees {theirs[0]} and acts in {theirs[1]}, the other {mine[0]} and {mine[1]}"
+    def check(self, mine: Kind, theirs: Kind) -> None:
+        """Refuse a peer that cannot teach this agent.
+
+        :raises ValueError: then.
+        """
+        reason = misfit(theirs.actor, theirs.squashed, mine.actor, mine.squashed)
+        if mine.spaces != theirs.spaces:
+            reason = (
+                f"one sees {theirs.spaces[0]} and acts in {theirs.spaces[1]}, "
+                f"the other {mine.spaces[0]} and {mine.spaces[1]}"
+            )
         if reason:
             raise ValueError(
                 f"the agents of the group {self.group!r} cannot teach each other: {reason}. Peers need the same "
-                "spaces and the same kind of policy: give other agents another group"
+                "spaces and the same kind of policy: train them by one algorithm, or give other agents another group"
             )
-        if self.wants.value and not copy.frozen.actor.has_values:
-            raise ValueError(f"an agent of the group {self.group!r} gives no values of states, which are wanted")
+        if self.wants.value and not theirs.actor.has_values:
+            raise ValueError(
+                f"an agent of the group {self.group!r} gives no values of states, which are wanted: "
+                "set divergence.value_weight to 0, and leave the gate 'value_advantage' out"
+            )
 
     def members(self) -> list[FrozenPolicy]:
         """Return the others' latest copies."""
@@ -153,11 +177,11 @@ class PeersTeacher(JoinedTeacher):
         self._place = int(state["place"])
         parts = {int(place): named for place, named in split_parts(tensors).items()}
         own = parts.pop(0, None)
-        both, squashed = (agent.observation_space, agent.action_space), bool(agent.policy.squash_output)
+        kind = Kind.of(agent, self.actor)
         if own is not None:
             frozen = FrozenPolicy(self.actor)
             frozen.load(agent, own)
-            self.shown = Copy(frozen, int(state["shown"]), both, squashed)
+            self.shown = Copy(frozen, int(state["shown"]), kind)
         self.copies = {}
         for place, named in parts.items():
             frozen = FrozenPolicy(self.actor)
@@ -166,7 +190,7 @@ class PeersTeacher(JoinedTeacher):
             except ValueError:  # its network is another
                 self._waiting[place] = named
                 frozen = FrozenPolicy(self.actor)
-            self.copies[place] = Copy(frozen, int(state["numbers"][str(place)]), both, squashed)
+            self.copies[place] = Copy(frozen, int(state["numbers"][str(place)]), kind)
 
     def _recognise(self) -> None:
         """Build the saved copies of peers that have other networks, from the peers that are here again."""
@@ -202,7 +226,7 @@ class Peers(Teaching, name="peers"):
 
     Agents whose answers name the same group find each other. Each shows a copy of itself now and then, and is taught by
     the mixture of the others' latest copies, never by its own; nothing is taught before another has shown one. Their
-    networks may differ, not their spaces, nor their families of distributions. Train them with
+    networks may differ, not their spaces, nor their families of distributions; not for RecurrentPPO. Train them with
     :func:`rlsd.learn_together`. An agent that is no longer trained goes on teaching as long as it exists.
 
     :param group: who belongs together. Give unrelated agents of one process different names.
@@ -214,4 +238,9 @@ class Peers(Teaching, name="peers"):
     every: int = integer(2048, low=1)
 
     def build(self, actor: Actor) -> PeersTeacher:  # noqa: D102
+        if isinstance(actor, RecurrentActorCritic):
+            raise TypeError(
+                "peers answer on each other's states, and with these only the memory of the agent that met them is "
+                "stored: use teacher 'ema' or 'ensemble', or agents without a memory, such as PPO's"
+            )
         return PeersTeacher(actor, self.group, self.every)

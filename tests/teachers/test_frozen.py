@@ -180,7 +180,9 @@ def test_a_missing_or_damaged_file_is_named_in_one_line(tmp_path):
         (lambda: small_agent("SAC"), lambda: small_agent("A2C"), "only one of the two squashes its actions"),
         (lambda: small_agent("TD3"), lambda: small_agent("SAC"), "it acts by Point of 2, the agent by Gaussian of 4"),
         (lambda: small_agent("PPO"), lambda: small_agent("DQN"), "acts by Categorical of 3, the agent by QValues of 3"),
+        (lambda: small_agent("PPO"), lambda: small_agent("DQN"), "Use one trained by DQN"),
         (lambda: small_agent("RecurrentPPO"), lambda: small_agent("PPO"), "its memory of an episode"),
+        (lambda: small_agent("RecurrentPPO"), lambda: small_agent("RecurrentPPO"), "Use one trained by PPO"),
     ],
 )
 def test_an_agent_that_cannot_teach_this_one_is_refused(donor, student, said):

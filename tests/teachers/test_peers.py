@@ -13,6 +13,7 @@ from gymnasium import spaces
 from helpers import VECTOR, disturb, observe, small_agent, small_ppo, vec_env
 from torch.testing import assert_close
 
+import rlsd
 from rlsd.actors import actor_for
 from rlsd.teachers import Peers
 
@@ -101,6 +102,15 @@ def test_agents_that_cannot_teach_each_other_are_told_so(group, other):
     refresh(b)
     with pytest.raises(ValueError, match=r"the agents of the group '.*' cannot teach each other: .*another group"):
         refresh(a)
+
+
+def test_a_recurrent_agent_is_refused_with_what_works_instead(group):
+    agent = small_agent("RecurrentPPO")
+    with pytest.raises(TypeError, match=r"use teacher 'ema' or 'ensemble', or agents without a memory") as raised:
+        rlsd.distill(agent, {"teacher": Peers(group=group)})
+    assert "\n" not in str(raised.value)
+    for teacher in ("ema", "ensemble"):
+        assert rlsd.distill(agent, {"teacher": teacher}).distiller is not None
 
 
 def test_a_group_needs_a_name():
