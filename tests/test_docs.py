@@ -81,6 +81,14 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, own_registries)
             exec(compile("\n" * block.line + code, str(page), "exec"), namespace)
 
 
+def test_the_errors_on_the_page_are_those_that_are_raised(capsys):
+    found = re.search(
+        r"^## Errors\n.*?^```python\n(.*?)^```\n\n((?:    [^\n]*\n)+)", text_of("config.md"), re.DOTALL | re.MULTILINE
+    )
+    exec(found[1], {"rlsd": rlsd})
+    assert capsys.readouterr().out.splitlines() == [line.strip() for line in found[2].splitlines()]
+
+
 def test_the_glossary_has_every_figure_that_is_logged_and_no_other():
     gated = rlsd.Constant(gates="entropy_floor")
     pulling = rlsd.recipe("snapshot", teacher=rlsd.Snapshot(every=64), strength=gated)
@@ -88,7 +96,11 @@ def test_the_glossary_has_every_figure_that_is_logged_and_no_other():
     agent.learn(256)
     explained = set(re.findall(r"^\| `(\w+/\w+)` \|", text_of("metrics.md"), re.MULTILINE))
     logged = set(agent.distiller.figures)
-    others = [{"timing": "phase"}, {"timing": "reborn"}, {"teacher": {"type": "best", "every": 1, "episodes": 2}}]
+    others = [
+        {"timing": "phase"},
+        {"timing": "reborn", "strength": 1.0},
+        {"teacher": {"type": "best", "every": 1, "episodes": 2}},
+    ]
     for change in [*others, {"teacher": "peers"}, {"teacher": "selective"}]:
         beside = pulling.changed(change)
         agent = rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, seed=0, distill=beside)
