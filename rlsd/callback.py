@@ -35,9 +35,9 @@ class SelfDistillation(BaseCallback):
         present = getattr(self.model, "distiller", None)
         if present is None:
             distill(self.model, self.config)
-        elif present.config.to_dict() != self.config.to_dict():  # functions and live teachers by their names, as saved
+        elif differing := _differing(present.config.to_dict(), self.config.to_dict()):
             raise ValueError(
-                f"the agent is distilled with {present.config.to_dict()} already, not with {self.config.to_dict()}: "
+                f"the agent is distilled already, with {'; '.join(differing)}: "
                 "call rlsd.undistill(agent) first, or leave the callback out"
             )
 
@@ -52,3 +52,17 @@ def _config(wanted: Distill, changes: dict[str, Any], values: bool) -> DistillCo
     if config is None:
         raise ValueError("recipe must be a recipe's name, a DistillConfig or True, got None")
     return config.changed(changes)
+
+
+def _differing(present: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return in words where the agent's answers are not those wanted: functions and live teachers by name, as saved."""
+    found: list[str] = []
+    for question, asked in wanted.items():
+        answer = present[question]
+        if answer["type"] != asked["type"]:
+            found.append(f"{question} {answer['type']!r}, not {asked['type']!r}")
+        else:
+            found += [
+                f"{question}.{k} {answer[k]!r}, not {value!r}" for k, value in asked.items() if answer[k] != value
+            ]
+    return found

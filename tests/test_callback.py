@@ -70,9 +70,11 @@ def test_distillation_stays_on_without_the_callback() -> None:
 def test_another_config_on_a_distilled_agent_is_an_error() -> None:
     agent = distilled()
     distiller = agent.distiller
-    with pytest.raises(ValueError, match=r"distilled with .* already, not with .*undistill"):
+    with pytest.raises(ValueError, match=r"already, with strength.value 0.7, not 0.1: .*undistill"):
         agent.learn(ROLLOUT, callback=rlsd.SelfDistillation(config(strength=0.1)))
     assert agent.distiller is distiller
+    with pytest.raises(ValueError, match=r"already, with teacher 'snapshot', not 'ema'; timing.stride 1, not 2: "):
+        agent.learn(ROLLOUT, callback=rlsd.SelfDistillation(config(teacher="ema", timing=rlsd.EveryStep(stride=2))))
     agent.learn(ROLLOUT, callback=rlsd.SelfDistillation(config()))
     rlsd.undistill(agent).learn(ROLLOUT, callback=rlsd.SelfDistillation(config(strength=0.1)))
     assert agent.distiller.config == config(strength=0.1)
