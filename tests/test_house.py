@@ -21,7 +21,7 @@ LONGEST_FILE = 400
 LAYERS = (
     {"rlsd.version", "rlsd.config"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
-    | {"rlsd.mlp", "rlsd.speed.memory"},
+    | {"rlsd.clock", "rlsd.mlp", "rlsd.speed.memory"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
     {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.students", "rlsd.speed"},
     {"rlsd.checkpoint"},
