@@ -78,6 +78,7 @@ SPACES: dict[str, str] = {
     "box_dict": "Dict",
     "image_chw": "image",
     "box_image": "image",
+    "shared_image": "image",
     "goal": "HER",
     "box_goal": "HER",
     "normalized": "VecNormalize",

@@ -167,6 +167,9 @@ KINDS: dict[str, Kind] = {
 MORE_KINDS: dict[str, Kind] = {
     # Else the deterministic actors' tanh saturates within a few steps.
     "box_image": Kind(_BOX, IMAGE_CHW, "CnnPolicy", None, _SMALL_CNN, {"learning_rate": 0.001}),
+    "shared_image": Kind(
+        _BOX, IMAGE_CHW, "CnnPolicy", None, {**_SMALL_CNN, "share_features_extractor": True}, {"learning_rate": 0.001}
+    ),
     "box_dict": Kind(_BOX, DICT, "MultiInputPolicy", None, KINDS["dict"].policy_kwargs, {"learning_rate": 0.001}),
     "normalized_discrete": Kind(normalize={"clip_obs": 1.5}),
     **{

@@ -96,7 +96,7 @@ _MATRIX: dict[str, tuple[str, ...]] = {
     "SAC": (*_CONTINUOUS, "gsde"),
     "TQC": (*_CONTINUOUS, "gsde"),
     "CrossQ": ("box", "normalized", "gsde"),  # it has no policy for images or Dict
-    "TD3": _CONTINUOUS,
+    "TD3": (*_CONTINUOUS, "shared_image"),
     "DDPG": _CONTINUOUS,
     "ARS": ("discrete", "box", "normalized"),
 }
@@ -123,6 +123,7 @@ _CORE = [
     Case("CrossQ", "box"),
     Case("TD3", "box", n_envs=1),
     Case("TD3", "box_goal"),
+    Case("TD3", "shared_image"),
     Case("DDPG", "box"),
     Case("ARS", "discrete"),
     Case("ARS", "box", n_envs=1),
@@ -716,6 +717,7 @@ _PROMISED = [
     Case("TQC", "gsde"),
     Case("CrossQ", "box"),
     Case("TD3", "box_goal"),
+    Case("TD3", "shared_image"),
     Case("DDPG", "box"),
     Case("ARS", "discrete"),
 ]

@@ -42,8 +42,11 @@ def _without_idle_gradients(agent: Any) -> Iterator[None]:
     if name not in _ASKED_AFTER_ITS_STEP or "train" in agent.__dict__ or critic is None or actor is None:
         yield
         return
-    parameters = [p for p in parameters_of(critic) if p.requires_grad]
-    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters):  # somebody looks at them
+    acting = set(agent.policy.actor.parameters())  # TD3's critic is given those of a shared features extractor, too
+    parameters = [p for p in parameters_of(critic) if p.requires_grad and p not in acting]
+    looked_at = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
+    frozen = not any(p.requires_grad for p in acting)  # by the user: the critic's is then all the graph that SB3 has
+    if looked_at or frozen:
         yield
         return
     delay = _ASKED_AFTER_ITS_STEP[name]

@@ -16,9 +16,8 @@ from rlsd.speed.lean_update import lean_update
 OFF_POLICY = [SAC, TD3, DDPG, TQC]
 
 
-def _trained(algorithm: type[Any], speed: Any, **kwargs: Any) -> Any:
-    agent = rlsd.accelerate(build(algorithm, "discrete" if algorithm is DQN else "box", **kwargs), speed=speed)
-    return agent.learn(150)
+def _trained(algorithm: type[Any], speed: Any, kind: str = "box") -> Any:
+    return rlsd.accelerate(build(algorithm, kind), speed=speed).learn(150)
 
 
 def _weights(agent: Any) -> Any:
@@ -40,6 +39,14 @@ def test_without_idle_gradients_not_a_bit_is_another(algorithm: type[Any]) -> No
         lean_acting=False, tensor_rollouts=False, tensor_replay=False, no_validation=False, own_update=False
     )
     lean, plain = _trained(algorithm, alone), _trained(algorithm, None)
+    assert lean._n_updates > 20, "nothing was learned"
+    assert not differences(_weights(lean), _weights(plain))
+    assert not _left(lean)
+
+
+@pytest.mark.parametrize("algorithm", OFF_POLICY)
+def test_an_actor_that_shares_its_features_learns_them_all_the_same(algorithm: type[Any]) -> None:
+    lean, plain = (_trained(algorithm, speed, kind="shared_image") for speed in ("exact", None))
     assert lean._n_updates > 20, "nothing was learned"
     assert not differences(_weights(lean), _weights(plain))
     assert not _left(lean)
