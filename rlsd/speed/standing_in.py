@@ -28,7 +28,7 @@ def standing_in(module: nn.Module, methods: Mapping[str, Callable[..., Any]]) ->
         yield
         return
     cls, before = type(module), module.__dict__.get(_LENT)
-    own: type[nn.Module] = cls if before is None else cls.__mro__[1]
+    own: type[nn.Module] = cls.__mro__[1] if cls in _CLASSES.values() else cls
     lent = {**(before or {}), **methods}
     module.__dict__[_LENT] = lent
     module.__class__ = _subclass(own, tuple(sorted(lent)))
@@ -43,16 +43,19 @@ def standing_in(module: nn.Module, methods: Mapping[str, Callable[..., Any]]) ->
 
 def _subclass(own: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
     if (own, names) not in _CLASSES:
-        body: dict[str, Any] = {name: _calling(name) for name in names}
+        body: dict[str, Any] = {name: _calling(own, name) for name in names}
         body |= {"__reduce_ex__": _as(own), "__module__": own.__module__, "__qualname__": own.__qualname__}
         made: Any = type(own)  # the metaclass: policies are abstract classes
         _CLASSES[own, names] = made(own.__name__, (own,), body)
     return _CLASSES[own, names]
 
 
-def _calling(name: str) -> Callable[..., Any]:
+def _calling(own: type[nn.Module], name: str) -> Callable[..., Any]:
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return self.__dict__[_LENT][name](*args, **kwargs)
+        lent = self.__dict__.get(_LENT)
+        if lent is None:  # made from ``type(module)`` meanwhile: nothing was lent to it
+            return getattr(own, name)(self, *args, **kwargs)
+        return lent[name](*args, **kwargs)
 
     return method
 

@@ -9,7 +9,7 @@ from typing import Any
 import cloudpickle
 import pytest
 import torch
-from agents import differences
+from agents import copied, differences
 from gymnasium import spaces
 from helpers import VECTOR, disturb, make_policy, observe
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -78,3 +78,20 @@ def test_what_is_lent_in_between_comes_back_in_order() -> None:
             assert type(copy.deepcopy(module)) is nn.Linear
         assert module(0) == 1
         assert module.extra_repr() != "lent"
+
+
+def test_a_module_made_from_the_lent_class_acts_by_itself() -> None:
+    module, observations = policy(), observe(VECTOR)
+    with torch.no_grad(), standing_in(module, {"forward": lambda *_: pytest.fail("the new one asked the original")}):
+        made: Any = type(module)(**module._get_constructor_parameters())
+        made.optimizer = made.lr_schedule = None
+        made.load_state_dict(module.state_dict())
+        during = made(observations, deterministic=True)
+    with torch.no_grad():
+        expected = copied(module(observations, deterministic=True))
+        assert not differences(copied(during), expected)
+        assert not differences(copied(made(observations, deterministic=True)), expected)
+    with standing_in(made, {"forward": lambda *_: "lent"}):
+        assert made(observations) == "lent"
+        twin = pickle.loads(pickle.dumps(made))
+    assert type(twin) is ActorCriticPolicy
