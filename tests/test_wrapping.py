@@ -28,7 +28,7 @@ from agents import (
     training_state,
     untouched_generators,
 )
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -192,13 +192,16 @@ def test_a_subclass_of_the_wrapped_class_is_compressed_resumed_and_taught_in_com
     rlsd.learn_together([agent, build(Own, distill=config())], ROLLOUT)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, A2C])
-@pytest.mark.parametrize("kind", ["discrete", "box"])
+@pytest.mark.parametrize(
+    ("algorithm", "kind"), [(PPO, "discrete"), (PPO, "box"), (A2C, "box"), (SAC, "box"), (TD3, "box")]
+)
 def test_an_actor_that_is_frozen_is_left_alone(algorithm: type[BaseAlgorithm], kind: str) -> None:
     trained = []
-    for agent in (build(algorithm, kind), distilled(algorithm, kind)):
+    for make in (build, distilled):
+        agent = make(algorithm, kind)
         for name, parameter in agent.policy.named_parameters():
-            parameter.requires_grad_("value" in name)
+            if "value" not in name and "critic" not in name:
+                parameter.requires_grad_(False)
         scramble()
         trained.append(copied(agent.learn(4 * ROLLOUT).policy.state_dict()))
     assert not differences(*trained), "the critic alone trains, as in plain SB3"
