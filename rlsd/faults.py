@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 def nonfinite_parameter(agent: Any) -> str | None:
@@ -12,7 +13,11 @@ def nonfinite_parameter(agent: Any) -> str | None:
 
     Waits for the device once when all is well.
     """
-    named = [(name, p.detach()) for name, p in agent.policy.named_parameters()]
+    return _nonfinite(agent.policy)
+
+
+def _nonfinite(policy: nn.Module) -> str | None:
+    named = [(name, p.detach()) for name, p in policy.named_parameters()]
     if not named or bool(torch.isfinite(torch.stack(torch._foreach_norm([p for _, p in named]))).all()):
         return None
     return next((name for name, p in named if not bool(torch.isfinite(p).all())), None)
@@ -21,8 +26,9 @@ def nonfinite_parameter(agent: Any) -> str | None:
 def report(name: str, agent: Any) -> str:
     """Return the sentence that tells of it."""
     return (
-        f"the agent's parameter {name!r} is not finite at {agent.num_timesteps} steps: its own loss has diverged "
-        "(distillation never lets a non-finite gradient through). Lower the learning rate, or clip rewards or gradients"
+        f"the agent's parameter {name!r} is not finite at {agent.num_timesteps} steps: its own loss has diverged, "
+        "or an observation or a reward was not finite (distillation never lets a non-finite gradient through). "
+        "Lower the learning rate, clip rewards or gradients, or look at the environment with SB3's VecCheckNan"
     )
 
 
@@ -34,3 +40,22 @@ def refuse(agent: Any) -> None:
     name = nonfinite_parameter(agent)
     if name is not None:
         raise ValueError(report(name, agent))
+
+
+def no_action(policy: nn.Module, observations: Tensor) -> ValueError:
+    """Return the error of a policy whose answer to some observations is not a number: it says which is to blame."""
+    if not bool(torch.isfinite(observations).all()):
+        return ValueError(
+            "the agent was given an observation that is not finite, and did not act on it. Repair the environment or "
+            "its wrappers: SB3's VecCheckNan finds where it comes from"
+        )
+    name = _nonfinite(policy)
+    if name is not None:
+        return ValueError(
+            f"the agent's parameter {name!r} is not finite, and it did not act: its own loss has diverged. "
+            "Lower the learning rate, or clip rewards or gradients"
+        )
+    return ValueError(
+        "the agent's action is not a number, though its observation and its parameters are finite: they are too large. "
+        "Normalize observations, with SB3's VecNormalize for instance, or lower the learning rate"
+    )

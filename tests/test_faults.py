@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import ALGORITHMS, small_agent, small_ppo
 
-from rlsd.faults import nonfinite_parameter, report
+from rlsd.faults import no_action, nonfinite_parameter, report
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -36,4 +36,15 @@ def test_the_report_says_which_when_and_what_to_do():
     assert "'action_net.weight'" in said
     assert "4096 steps" in said
     assert "learning rate" in said
+    assert "observation" in said
     assert "\n" not in said
+
+
+def test_what_kept_an_agent_from_acting_is_told_apart():
+    policy = small_ppo().policy
+    sound, broken = torch.zeros(2, 3), torch.tensor([[0.0, 1.0, float("nan")]])
+    said = [str(no_action(policy, sound)), str(no_action(policy, broken))]
+    next(policy.parameters()).data.fill_(float("nan"))
+    said += [str(no_action(policy, sound)), str(no_action(policy, broken))]
+    causes = ["too large", "observation that is not finite", "parameter '", "observation that is not finite"]
+    assert all(cause in text and "\n" not in text for cause, text in zip(causes, said, strict=True))

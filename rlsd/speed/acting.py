@@ -2,6 +2,8 @@
 
 Bit-identical: the same random numbers are drawn in the same order, and actions, values and log-probabilities are the
 same to the last bit. What a policy does in another way than SB3 is left to the policy.
+
+What SB3's distributions refuse because it is not a number is refused here, too, before it becomes an action.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
+from rlsd import faults
 from rlsd.mlp import untouched
 from rlsd.speed.layers import Function, function_of
 
@@ -109,14 +112,14 @@ def _actor_critic(policy: Any) -> Methods:
     likeliest = _likeliest(policy)
 
     def mode(obs: Tensor) -> Tensor:
-        return likeliest(actor(sees(obs)))
+        return likeliest(actor(sees(obs)), obs)
 
     def forward(obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         if deterministic:
             return ActorCriticPolicy.forward(policy, obs, True)
         features = sees(obs)
         values = critic(features if shared else judges(obs))
-        actions, log_prob = act(actor(features))
+        actions, log_prob = act(actor(features), obs)
         return actions, values, log_prob
 
     def predict_values(obs: Tensor) -> Tensor:
@@ -128,29 +131,40 @@ def _actor_critic(policy: Any) -> Methods:
     return methods
 
 
-def _likeliest(policy: Any) -> Function:
-    """Return the mode of the action distributions that :func:`_action_and_log_prob` knows, by their parameters."""
+def _likeliest(policy: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the mode of the distributions that :func:`_action_and_log_prob` knows, by parameters and observations."""
 
-    def choice(logits: Tensor) -> Tensor:
+    def choice(logits: Tensor, obs: Tensor) -> Tensor:
+        if math.isnan(logits.sum().item()) and bool(logits.isnan().any()):  # the sum also where infinities meet
+            raise faults.no_action(policy, obs)
         return torch.softmax(logits - logits.logsumexp(dim=-1, keepdim=True), dim=-1).argmax(dim=1)
 
-    return choice if type(policy.action_dist) is CategoricalDistribution else lambda mean: mean
+    return choice if type(policy.action_dist) is CategoricalDistribution else lambda mean, _: mean
 
 
-def _action_and_log_prob(policy: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+def _action_and_log_prob(policy: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
     shape = (-1, *policy.action_space.shape)
     kind = type(policy.action_dist)
 
-    def choose(logits: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(logits: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
         logits = logits - logits.logsumexp(dim=-1, keepdim=True)
         probs = torch.softmax(logits, dim=-1)
-        drawn = torch.multinomial(probs, 1, True)
+        try:
+            drawn = torch.multinomial(probs, 1, True)
+        except RuntimeError as error:  # it looks at the probabilities, on every device
+            if bool(probs.isfinite().all()):
+                raise
+            raise faults.no_action(policy, obs) from error
         return drawn.T.reshape(shape), logits.gather(-1, drawn).squeeze(-1)
 
-    def sample(mean: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(mean: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
         actions, scale = _gaussian(mean, policy.log_std)
         log_prob = -((actions - mean) ** 2) / (2 * scale**2) - scale.log() - _HALF_LOG_TWO_PI
-        return actions.reshape(shape), log_prob.sum(dim=1)
+        log_prob = log_prob.sum(dim=1)
+        # SB3 waits for the actions right after, so looking at the last of their kernels here is no wait of its own.
+        if math.isnan(sum(log_prob.tolist())) and not bool((mean.isnan().logical_not() & (scale > 0)).all()):
+            raise faults.no_action(policy, obs)
+        return actions.reshape(shape), log_prob
 
     if kind is CategoricalDistribution:
         return choose
@@ -178,6 +192,7 @@ def _predict(policy: Any, mode: Function, sample: Function | None = None) -> Cal
     shape, device = policy.observation_space.shape, policy.device
     action_shape = (-1, *policy.action_space.shape)
     box, squashed = isinstance(policy.action_space, spaces.Box), policy.squash_output
+    drawn = box and not isinstance(policy, TD3Policy)  # from a distribution, which looks at its parameters in SB3
 
     def predict(
         observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -188,9 +203,12 @@ def _predict(policy: Any, mode: Function, sample: Function | None = None) -> Cal
             return BasePolicy.predict(policy, observation, state, episode_start, deterministic)
         if policy.training:
             policy.set_training_mode(False)
+        seen = torch.as_tensor(np.array(observation), device=device)
         with torch.no_grad():
-            chosen = action(torch.as_tensor(np.array(observation), device=device))
+            chosen = action(seen)
         actions = chosen.cpu().numpy().reshape(action_shape)
+        if drawn and np.isnan(actions).any():
+            raise faults.no_action(policy, seen)
         if box and squashed:
             actions = policy.unscale_action(actions)
         elif box:

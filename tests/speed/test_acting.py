@@ -10,7 +10,7 @@ import torch
 from agents import build, copied, differences, generators, make_env
 from gymnasium import spaces
 from helpers import ACTING, make_policy, observe
-from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from torch import nn
 
 from rlsd.speed.acting import lean_methods
@@ -134,6 +134,42 @@ def test_off_policy_agents_that_act_otherwise_are_left_to_themselves() -> None:
     assert lean_methods(build(SAC, "gsde").policy) == {}
     assert lean_methods(build(SAC, "box_dict").policy) == {}
     assert lean_methods(build(DQN, "discrete_observations").policy) == {}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kind", "call"),
+    [
+        *[(cls, kind, call) for cls, kind in ((PPO, "discrete"), (A2C, "box")) for call in ("forward", "mode")],
+        *[(SAC, "box", "sample"), (SAC, "box", "mode")],
+    ],
+)
+@pytest.mark.parametrize("broken", ["observation", "parameter"])
+def test_what_is_not_a_number_is_refused_as_by_itself(algorithm: type[Any], kind: str, call: str, broken: str) -> None:
+    policy, observations = build(algorithm, kind).policy, make_env(kind).reset()
+    if broken == "parameter":
+        next(policy.parameters()).data.fill_(float("nan"))
+        (policy.actor.mu if algorithm is SAC else policy.action_net).bias.data.fill_(float("nan"))
+    else:
+        observations[1, 0] = np.nan
+
+    def acts():
+        if call == "forward":
+            return policy(torch.as_tensor(observations))
+        return policy.predict(observations, deterministic=call == "mode")
+
+    for methods, message in (({}, "Expected parameter"), (lean_methods(policy), f"{broken} .*is not finite")):
+        with torch.no_grad(), standing_in(policy, methods), pytest.raises(ValueError, match=message):
+            acts()
+
+
+def test_what_is_infinite_is_acted_on_as_by_itself() -> None:
+    policy = make_policy(VECTOR, ACTING["Box"][0])
+    observations = torch.tensor([[float("inf"), 0.0, 0.0], [float("-inf"), 0.0, 0.0]])
+    assert not differences(*_both(policy, observations))
+    with torch.no_grad():
+        policy.action_net.bias.copy_(torch.tensor([float("inf"), float("-inf")]))
+    assert not differences(*_both(policy, observations))
+    assert not differences(*_both(policy, observations.numpy(), "predict", deterministic=True))
 
 
 def test_a_rollout_acts_leanly(monkeypatch: pytest.MonkeyPatch) -> None:
