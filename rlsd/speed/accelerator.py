@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from rlsd.speed import replay, rollouts
 from rlsd.speed.acting import lean_methods
 from rlsd.speed.mirror import Mirror, check_mirrored
 from rlsd.speed.parts import Speed
-from rlsd.speed.standing_in import standing_in
-from rlsd.speed.validation import no_validation, one_thread
+from rlsd.speed.standing_in import standing_in, until_rebuilt
+from rlsd.speed.validation import no_validation, one_thread, validation
 
 
 class Accelerator:
@@ -43,7 +43,7 @@ class Accelerator:
     def learning(self, agent: Any) -> Iterator[None]:
         """Have the parts in place that last for a whole ``learn``."""
         with ExitStack() as stack:
-            if self.speed.no_validation:
+            if self._leaves_out_validation(agent):
                 stack.enter_context(no_validation())
             if self.speed.one_thread:
                 stack.enter_context(one_thread(agent))
@@ -62,14 +62,23 @@ class Accelerator:
             rollouts.give_back(buffer)
         replay.give_back(agent)
 
+    def _leaves_out_validation(self, agent: Any) -> bool:
+        # An off-policy agent's update samples observations that it has not acted on.
+        return self.speed.no_validation and isinstance(agent, OnPolicyAlgorithm)
+
     @contextmanager
     def collecting(self, agent: Any) -> Iterator[None]:
         """Have the parts in place that last for one rollout."""
+        with validation() if self._leaves_out_validation(agent) else nullcontext(), self._acting(agent):
+            yield
+
+    @contextmanager
+    def _acting(self, agent: Any) -> Iterator[None]:
         if self.rollout_device is None:
             methods = lean_methods(agent.policy) if self.speed.lean_acting else {}
             if methods:
                 _forget_graph(agent.policy)
-            with standing_in(agent.policy, methods):
+            with standing_in(agent.policy, methods), until_rebuilt(agent.policy):
                 yield
             return
         if self._mirror is None or not self._mirror.is_of(agent):

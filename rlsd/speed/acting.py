@@ -41,7 +41,7 @@ _HALF_LOG_TWO_PI = math.log(math.sqrt(2 * math.pi))
 def lean_methods(policy: nn.Module) -> Methods:
     """Return the methods of a policy that can be computed leanly, by name; empty when it must be called as it is.
 
-    They hold for the layers the policy has now, so ask again before each rollout.
+    They hold for the layers the policy has now: ask again before each rollout, and when a layer is exchanged.
     """
     if isinstance(policy, ActorCriticPolicy):
         return _actor_critic(policy)

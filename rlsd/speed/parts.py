@@ -12,8 +12,8 @@ class Speed:
     :param lean_acting: act in rollouts without ``Distribution`` objects and module calls. Bit-identical.
     :param tensor_rollouts: hand out PPO's and A2C's minibatches from tensors on the device. Bit-identical.
     :param tensor_replay: keep and sample the replay buffer as tensors on the device. Bit-identical.
-    :param no_validation: leave out torch's checks of distribution arguments inside ``learn``, and look for parameters
-        that are not finite between rollouts instead. Bit-identical.
+    :param no_validation: leave out torch's checks of distribution arguments in on-policy updates, and look for
+        parameters that are not finite between rollouts instead. Bit-identical.
     :param own_update: run PPO's update without what it computes in vain. Bit-identical while ``fused_adam`` is off.
     :param lean_critic: in the updates of SAC, TD3, DDPG and TQC, leave out the gradients of the critic that are thrown
         away. Bit-identical.

@@ -41,6 +41,32 @@ def standing_in(module: nn.Module, methods: Mapping[str, Callable[..., Any]]) ->
             module.__dict__[_LENT] = before
 
 
+@contextmanager
+def until_rebuilt(module: nn.Module) -> Iterator[None]:
+    """Within :func:`standing_in`, take back what is lent as soon as a layer or a parameter of the module is exchanged.
+
+    torch tells of that by itself, so calls need not look for it.
+    """
+    lent = module.__dict__.get(_LENT)
+    if lent is None:
+        yield
+        return
+
+    def take_back(changed: nn.Module, *_: Any) -> None:
+        if any(changed is part for part in module.modules()):
+            lent.clear()
+
+    handles = [
+        nn.modules.module.register_module_module_registration_hook(take_back),
+        nn.modules.module.register_module_parameter_registration_hook(take_back),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _subclass(own: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
     if (own, names) not in _CLASSES:
         body: dict[str, Any] = {name: _calling(own, name) for name in names}
@@ -53,7 +79,7 @@ def _subclass(own: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
 def _calling(own: type[nn.Module], name: str) -> Callable[..., Any]:
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         lent = self.__dict__.get(_LENT)
-        if lent is None:  # made from ``type(module)`` meanwhile: nothing was lent to it
+        if not lent:  # it was taken back, or this one was made from ``type(module)`` and never lent anything
             return getattr(own, name)(self, *args, **kwargs)
         return lent[name](*args, **kwargs)
 

@@ -1,7 +1,8 @@
 """Leaving out torch's checks of distribution arguments while an agent learns, and the threads it learns with.
 
-Leaving out the checks is bit-identical: they compute nothing that training uses. What they were good for, an error as
-soon as a network gives NaN, is done between rollouts by looking at the parameters (:mod:`rlsd.faults`).
+Leaving out the checks is bit-identical: they compute nothing that training uses. They are left out of an on-policy
+agent's update only, whose observations have been acted on before. What they were good for there, an error as soon as a
+network gives NaN, is done between rollouts by looking at the parameters (:mod:`rlsd.faults`).
 
 One thread is not promised to be bit-identical: a sum split among threads may round otherwise.
 """
@@ -26,12 +27,21 @@ _THREADS_AT_IMPORT = torch.get_num_threads()
 
 
 class _Off:
-    """Counts who needs the checks off: agents may learn in several threads, or one inside the other."""
+    """Counts who needs the checks off, and who on: agents may learn in several threads, or one inside the other."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.users = 0
+        self.users = self.needing = 0
         self.before: bool = __debug__
+
+    def count(self, users: int = 0, needing: int = 0) -> None:
+        """Take note of some more or fewer, and switch the checks accordingly."""
+        with self.lock:
+            if self.users == 0:
+                self.before = Distribution._validate_args
+            self.users += users
+            self.needing += needing
+            Distribution.set_default_validate_args(self.before and (self.users == 0 or self.needing > 0))
 
 
 _OFF = _Off()
@@ -40,18 +50,21 @@ _OFF = _Off()
 @contextmanager
 def no_validation() -> Iterator[None]:
     """Leave out torch's checks of distribution arguments; when the last one inside is done, they are as before."""
-    with _OFF.lock:
-        if _OFF.users == 0:
-            _OFF.before = Distribution._validate_args
-            Distribution.set_default_validate_args(False)
-        _OFF.users += 1
+    _OFF.count(users=1)
     try:
         yield
     finally:
-        with _OFF.lock:
-            _OFF.users -= 1
-            if _OFF.users == 0:
-                Distribution.set_default_validate_args(_OFF.before)
+        _OFF.count(users=-1)
+
+
+@contextmanager
+def validation() -> Iterator[None]:
+    """Have the checks, if there were any, within :func:`no_validation`."""
+    _OFF.count(needing=1)
+    try:
+        yield
+    finally:
+        _OFF.count(needing=-1)
 
 
 @contextmanager

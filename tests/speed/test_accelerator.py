@@ -271,3 +271,53 @@ def test_a_loaded_agent_has_the_speed_that_is_asked_for(tmp_path: Path) -> None:
     loaded = cls.load(tmp_path / "agent", device="cpu", speed="max", rollout_device="cpu")
     assert loaded.accelerator.speed == MAX and loaded.accelerator.rollout_device == torch.device("cpu")
     assert cls.load(tmp_path / "agent", device="cpu", speed=None).accelerator is None
+
+
+class Exchanges(BaseCallback):
+    """Once, gives the policy another layer, or a layer another parameter: at a rollout's start or in its middle."""
+
+    def __init__(self, layer: str, whole: bool, at_start: bool) -> None:
+        super().__init__()
+        self.layer, self.whole, self.at_start, self.done = layer, whole, at_start, False
+
+    def _on_rollout_start(self) -> None:
+        if self.at_start and self.model.num_timesteps >= 2 * ROLLOUT:
+            self._exchange()
+
+    def _on_step(self) -> bool:
+        if not self.at_start and self.model.num_timesteps == 2 * ROLLOUT + 6:
+            self._exchange()
+        return True
+
+    def _exchange(self) -> None:
+        if self.done:
+            return
+        self.done = True
+        owner, _, name = self.layer.rpartition(".")
+        holder = self.model.policy.get_submodule(owner)
+        layer = holder.get_submodule(name)
+        if self.whole:
+            fresh = torch.nn.Linear(layer.in_features, layer.out_features)
+            torch.nn.init.constant_(fresh.weight, 0.3)
+            setattr(holder, name, fresh)
+        else:
+            layer.bias = torch.nn.Parameter(torch.full_like(layer.bias, 0.5))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["layer", "parameter"])
+@pytest.mark.parametrize("at_start", [True, False])
+@pytest.mark.parametrize(
+    ("algorithm", "layer"),
+    [(PPO, "action_net"), (A2C, "mlp_extractor.policy_net.0"), (SAC, "actor.mu"), (DQN, "q_net.q_net.0")],
+)
+def test_a_layer_that_a_callback_exchanges_acts_as_in_plain_sb3(
+    algorithm: type[Any], layer: str, at_start: bool, whole: bool
+) -> None:
+    kind = "box" if algorithm is SAC else "discrete"
+    trained = []
+    for speed in (None, "exact"):
+        agent = rlsd.accelerate(build(algorithm, kind), speed)
+        agent.learn(5 * ROLLOUT, callback=(exchanges := Exchanges(layer, whole, at_start)))
+        assert exchanges.done
+        trained.append(copied(training_state(agent)))
+    assert not differences(*trained)

@@ -151,15 +151,11 @@ def test_what_is_not_a_number_is_refused_as_by_itself(algorithm: type[Any], kind
         (policy.actor.mu if algorithm is SAC else policy.action_net).bias.data.fill_(float("nan"))
     else:
         observations[1, 0] = np.nan
-
-    def acts():
-        if call == "forward":
-            return policy(torch.as_tensor(observations))
-        return policy.predict(observations, deterministic=call == "mode")
-
+    seen = torch.as_tensor(observations) if call == "forward" else observations
+    name, how = ("forward", {}) if call == "forward" else ("predict", {"deterministic": call == "mode"})
     for methods, message in (({}, "Expected parameter"), (lean_methods(policy), f"{broken} .*is not finite")):
         with torch.no_grad(), standing_in(policy, methods), pytest.raises(ValueError, match=message):
-            acts()
+            getattr(policy, name)(seen, **how)
 
 
 def test_what_is_infinite_is_acted_on_as_by_itself() -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from agents import ROLLOUT, build
-from stable_baselines3 import DQN, PPO, SAC
+from agents import ROLLOUT, build, copied, differences, make_env
+from sb3_contrib import TQC, TRPO
+from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch.distributions import Distribution
 
 import rlsd
+from rlsd.faults import nonfinite_parameter
 from rlsd.speed import NOTHING, Speed, validation
 from rlsd.speed.validation import is_small, no_validation, one_thread
 
@@ -55,6 +59,62 @@ def test_checks_come_back_when_the_last_of_two_threads_is_done() -> None:
     assert Distribution._validate_args is True
 
 
+def test_who_needs_checks_inside_has_them() -> None:
+    with no_validation():
+        with validation.validation(), no_validation(), validation.validation():
+            assert Distribution._validate_args is True
+        assert Distribution._validate_args is False
+    assert Distribution._validate_args is True
+
+
+class Spoils(VecEnvWrapper):
+    """Gives NaN for one observation, and takes note of actions that are not finite."""
+
+    def __init__(self, venv: Any, step: int) -> None:
+        super().__init__(venv)
+        self.spoiled, self.steps, self.sound = step, 0, True
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.sound &= bool(np.isfinite(actions).all())
+        super().step_async(actions)
+
+    def step_wait(self) -> Any:
+        observations, *rest = self.venv.step_wait()
+        self.steps += 1
+        if self.steps == self.spoiled:
+            parts = observations.values() if isinstance(observations, dict) else [observations]
+            next(part for part in parts if part.dtype == np.float32)[0, 0] = np.nan
+        return observations, *rest
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kind"),
+    [
+        *[(A2C, "box"), (PPO, "box"), (PPO, "discrete"), (PPO, "multidiscrete"), (PPO, "gsde"), (PPO, "dict")],
+        *[(TRPO, "box"), (SAC, "box"), (SAC, "gsde"), (SAC, "box_dict"), (TQC, "box")],
+    ],
+)
+@pytest.mark.parametrize("step", [3, 2 * ROLLOUT + 4])
+def test_one_observation_that_is_nan_stops_an_agent_where_it_stops_plain_sb3(
+    algorithm: type[Any], kind: str, step: int
+) -> None:
+    """At step 3 an off-policy agent still acts at random, and meets the observation where it samples it."""
+    ends = []
+    for wrapped, how in ((algorithm, {}), (rlsd.SelfDistilled(algorithm), {"distill": None})):
+        env = Spoils(make_env(kind), step)
+        agent = build(wrapped, kind, env, **how)
+        with pytest.raises(ValueError, match=r"Expected parameter|not finite"):
+            agent.learn(3000)
+        assert env.sound, "the environment was given NaN to act on"
+        assert nonfinite_parameter(agent) is None
+        ends.append((env.steps, agent.num_timesteps, copied(agent.policy.state_dict())))
+    assert not differences(*ends)
+    assert Distribution._validate_args is True
+
+
 class Breaks(BaseCallback):
     """Makes a parameter NaN at some step, as a diverged loss would."""
 
@@ -74,7 +134,7 @@ class Breaks(BaseCallback):
 def test_a_policy_that_is_not_finite_stops_training(algorithm: type[Any], kind: str, monkeypatch: Any) -> None:
     agent = build(rlsd.SelfDistilled(algorithm), kind, distill=None)
     monkeypatch.setattr(type(agent), "train", lambda *_, **__: None)  # of what it trains to, nobody has to know
-    with pytest.raises(ValueError, match=r"parameter '.*' is not finite at \d+ steps"):
+    with pytest.raises(ValueError, match=r"parameter '.*' is not finite"):
         agent.learn(2000, callback=Breaks(ROLLOUT))
     assert Distribution._validate_args is True
 
