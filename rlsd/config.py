@@ -140,6 +140,8 @@ class Answer:
         class Snapshot(Teaching, name="snapshot"):
             every: int = integer(2048, low=1)
 
+    A name belongs to the class that took it first; only the same class, defined anew, may take it again.
+
     :raises ValueError: when a field's value is out of its range; the message names key, value and range.
     """
 
@@ -151,8 +153,12 @@ class Answer:
         if question:
             cls.question = question
         if name:
+            known = _REGISTRY.setdefault(cls.question, {})
+            ours, theirs = (f"{one.__module__}.{one.__qualname__}" for one in (cls, known.get(name, cls)))
+            if ours != theirs:  # a cell of a notebook that is run again defines the same class once more
+                raise ValueError(f"{cls.question} {name!r} is already the name of {theirs}: give {ours} another name")
             cls.name = name
-            _REGISTRY.setdefault(cls.question, {})[name] = cls
+            known[name] = cls
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -76,11 +76,18 @@ class Replay:
         return new
 
     def teach(self, teacher: Teacher, slots: np.ndarray) -> None:
-        """Ask the teacher about the states in some slots, each named once."""
+        """Ask the teacher about the states in some slots, each named once.
+
+        :raises ValueError: when its answer has another shape than a row for each state.
+        """
         for chunk in np.split(slots, range(CHUNK, len(slots), CHUNK)):
             if len(chunk):
                 index = torch.from_numpy(chunk).to(self.store.device)
-                self.targets[index] = teacher.rows(self.store.gather(chunk, index))
+                rows, expected = teacher.rows(self.store.gather(chunk, index)), (len(chunk), self.targets.shape[1])
+                if rows.shape != expected:  # else one column would be taken for all
+                    answer = f"{type(teacher).__name__}.{'rows' if self.wants.extra else 'targets'}"
+                    raise ValueError(f"{answer} must return the shape {expected}, got {tuple(rows.shape)}")
+                self.targets[index] = rows
         self.versions[slots] = teacher.version
 
     def renew(self, teacher: Teacher, slots: np.ndarray) -> None:

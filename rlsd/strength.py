@@ -339,9 +339,11 @@ class Dial:
         """Set the strength for the coming update and return it.
 
         :param refreshed: whether the teacher was just taken from the agent as it is now.
+        :raises ValueError: when the schedule or the control returns no strength.
         """
         remaining = agent._current_progress_remaining
-        value = self.strength.at(remaining) if self.control is None else self.control.at(remaining)
+        source = self.strength if self.control is None else self.control
+        value = checked_number(f"{type(source).__name__}.at({remaining:g})", source.at(remaining))
         for gate in self.gates:
             value *= gate.update(agent, refreshed)
         self.value = value

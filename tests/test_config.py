@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rlsd
 from rlsd import (
     KL,
     MSE,
@@ -28,7 +29,7 @@ from rlsd.config import _REGISTRY, QUESTIONS, nearest
 from rlsd.divergences import JensenShannon
 from rlsd.gates import Behind, Disagreement, EntropyFloor, ValueAdvantage
 from rlsd.states import Minibatch, Mixture, Recent
-from rlsd.strength import Adaptive, Relative
+from rlsd.strength import Adaptive, Relative, Strength
 from rlsd.students import Phase, Reborn
 from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Selective, Stored
 
@@ -347,6 +348,31 @@ def test_a_text_that_cannot_be_read_is_one_value_error_of_one_line(read, text, s
         read(text)
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_taken_is_refused_and_stays_whose_it_was():
+    with pytest.raises(ValueError, match=r"strength 'constant' is already the name of rlsd\.strength\.Constant: give "):
+
+        class Other(Strength, name="constant"):
+            pass
+
+    assert type(rlsd.recipe("snapshot").strength) is Constant
+
+
+def test_a_definition_that_is_run_again_takes_its_name_again(monkeypatch):
+    monkeypatch.setitem(_REGISTRY, "strength", dict(_REGISTRY["strength"]))
+
+    def run_cell():
+        @dataclasses.dataclass(frozen=True)
+        class Again(Strength, name="again"):
+            def at(self, remaining):
+                return 1.0
+
+        return Again
+
+    before, after = run_cell(), run_cell()
+    assert before is not after
+    assert DistillConfig(strength="again").strength == after()
 
 
 def test_the_nearest_name_comes_first_when_one_is_near():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from rlsd.observations import as_items
 from rlsd.replay import CHUNK, Replay
 from rlsd.states import ReservoirStore
 from rlsd.states.base import MOST_AHEAD
-from rlsd.teachers import Teacher
+from rlsd.teachers import Teacher, Wants
 
 
 class Counting(Teacher):
@@ -110,6 +111,33 @@ def test_a_forward_pass_is_never_larger_than_a_chunk():
     assert max(teacher.calls) <= CHUNK
     assert len(teacher.calls) == -(-sum(teacher.calls) // CHUNK)
     assert set(teacher.asked.values()) == {1}
+
+
+class Narrow(Counting):
+    """A teacher that forgets part of its answer."""
+
+    def __init__(self, cut) -> None:
+        super().__init__()
+        self.cut = cut
+
+    def targets(self, observations):
+        return super().targets(observations)[self.cut]
+
+
+@pytest.mark.parametrize(
+    ("cut", "found"),
+    [((slice(None), slice(1)), (16, 1)), ((slice(1),), (1, 2)), ((slice(None), 0), (16,)), (0, (2,))],
+)
+def test_an_answer_of_another_shape_is_refused_and_not_spread_over_all_states(cut, found):
+    said = f"Narrow.targets must return the shape (16, 2), got {found}"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        make_replay().teach(Narrow(cut), np.arange(16))
+
+
+def test_values_beside_an_answer_count_as_part_of_its_shape():
+    replay = Replay(make_replay().store, 2, Wants(value=True))
+    with pytest.raises(ValueError, match=r"Counting\.rows must return the shape \(16, 3\), got \(16, 2\)"):
+        replay.teach(Counting(), np.arange(16))
 
 
 def test_an_update_may_take_more_minibatches_than_were_expected():

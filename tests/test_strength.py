@@ -22,7 +22,7 @@ from rlsd import Constant, ReturnGate, Schedule
 from rlsd.actors import actor_for
 from rlsd.gates import EntropyFloor, Gate, OpenGate, Situation
 from rlsd.returns import FEWEST
-from rlsd.strength import Adaptive, Dial, Feedback, Relative
+from rlsd.strength import Adaptive, Control, Dial, Feedback, Relative, Strength
 
 shapes = st.sampled_from(["linear", "cosine", "exponential"])
 
@@ -106,6 +106,28 @@ def test_a_strength_is_multiplied_by_each_of_its_gates():
 
 def test_without_gates_the_strength_is_the_schedules():
     assert Dial(Schedule(4.0)).update(agent_at(0.5), refreshed=False) == 2.0
+
+
+class Broken(Strength):
+    def at(self, remaining):
+        return self.found
+
+
+class BrokenControl(Control):
+    at = Broken.at
+
+
+@pytest.mark.parametrize("found", [-1, float("nan"), float("inf"), None])
+def test_a_strength_of_ones_own_that_returns_none_is_an_error_that_names_it(found):
+    strength = Broken()
+    object.__setattr__(strength, "found", found)
+    with pytest.raises(ValueError, match=r"Broken\.at\(0\.25\) must be a number >= 0, got "):
+        Dial(strength).update(agent_at(0.25), refreshed=False)
+    dial = Dial(Constant())
+    dial.control = BrokenControl()
+    dial.control.found = found
+    with pytest.raises(ValueError, match=r"BrokenControl\.at\(0\.25\) must be a number >= 0, got "):
+        dial.update(agent_at(0.25), refreshed=False)
 
 
 def test_two_agents_with_the_same_answer_have_gates_of_their_own():

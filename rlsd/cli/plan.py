@@ -12,7 +12,7 @@ from rlsd.cli import tuned
 from rlsd.cli.checks import check, check_together
 from rlsd.cli.errors import UserError, blame_input, nearest, one_line
 from rlsd.cli.options import TrainOptions
-from rlsd.cli.probe import check_backend, spaces_of
+from rlsd.cli.probe import check_backend, load_module, spaces_of
 from rlsd.cli.runfolder import RunFolder, check_writable
 from rlsd.cli.tuned import Hyperparams
 from rlsd.cli.values import parse_pairs
@@ -129,6 +129,7 @@ def plan_new(options: TrainOptions) -> Plan:
     env_id = options.env or ""
     env_kwargs = parse_pairs("--env-kwargs", options.env_kwargs)
     changes = check(_run_changes(options), algorithm)
+    load_module(env_id)
     distill = _distillation(options, algorithm)
     if options.trained_agent and not Path(options.trained_agent).is_file():
         raise UserError(f"--trained-agent {options.trained_agent}: there is no such file")
@@ -153,6 +154,7 @@ def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
     if options.n_timesteps is not None:
         stored["n_timesteps"] = options.n_timesteps
     hyperparams = Hyperparams(stored, "as the run began")
+    load_module(env_id)
     distill = None
     if not options.baseline:
         with blame_input(f"cannot read {folder.params / 'distill.yml'}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,17 @@ from rlsd.cli.errors import UserError, blame_input, nearest
 if TYPE_CHECKING:
     from gymnasium import Space
     from stable_baselines3.common.vec_env import VecEnv
+
+
+def load_module(env_id: str) -> None:
+    """Import the module that an id such as ``my_module:My-v0`` names: answers may be defined there, too.
+
+    :raises UserError: when that fails.
+    """
+    module, _, _ = env_id.rpartition(":")
+    if module:
+        with blame_input(f"cannot import the module {module!r} that the environment {env_id!r} names"):
+            importlib.import_module(module)
 
 
 def make(env_id: str, n_envs: int, kind: str, seed: int, env_kwargs: Mapping[str, Any]) -> VecEnv:

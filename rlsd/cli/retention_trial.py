@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlsd.cli.plan import Plan
+from rlsd.cli.probe import load_module
 from rlsd.cli.tuned import Hyperparams
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Settings:
         from rlsd import DistillConfig
         from rlsd.cli.options import TrainOptions
 
+        load_module(self.env)
         return Plan(
             options=TrainOptions(algo=self.algo, n_eval_envs=min(_EVALUATION_ENVS, self.eval_episodes)),
             env_id=FLIP,

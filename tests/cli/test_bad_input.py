@@ -31,6 +31,8 @@ def files(tmp_path_factory):
 WRONG = {
     "unknown env": ("--env CartPol-v1", ["CartPol-v1", "CartPole-v1"]),
     "unknown namespace": ("--env Nowhere/Bar-v1", ["Nowhere/Bar-v1"]),
+    "module that is not there": ("--env nowhere:Bar-v1 --recipe snapshat", ["'nowhere'", "'nowhere:Bar-v1'", "module"]),
+    "unknown answer beside an unknown env": ("--env CartPol-v1 --distill strength=wave", ["unknown strength 'wave'"]),
     "unknown algorithm": (f"{CARTPOLE} --algo ppoo", ["ppoo", "did you mean ppo"]),
     "unknown recipe": (f"{CARTPOLE} --recipe snapshat", ["snapshat", "snapshot"]),
     "unknown key": (f"{CARTPOLE} --distill techer.every=3", ["techer.every", "teacher"]),
