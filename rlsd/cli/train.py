@@ -75,6 +75,9 @@ def _resume(asked: TrainOptions, argv: Sequence[str]) -> int:
     if done >= plan.n_timesteps and folder.read_results().get("timesteps") == done:
         say(f"{folder.root} is finished: {done:,} of {plan.n_timesteps:,} steps. A larger -n would go on.")
         return 0
+    # A run's own steps may be passed by: it ends with a whole rollout, and is evaluated only then.
+    if done > plan.n_timesteps and plan.n_timesteps != folder.read_yaml("config.yml").get("n_timesteps"):
+        raise UserError(f"{folder.root} is at step {done:,}, beyond -n {plan.n_timesteps}: give a larger -n, or none")
     folder.write_yaml("args.yml", replace(options, resume=None).to_dict())
     folder.write_yaml("config.yml", dict(plan.hyperparams.values))
     say(f"Going on with {folder.root} at step {done:,} of {plan.n_timesteps:,}")

@@ -77,6 +77,22 @@ def test_a_resumed_run_stays_the_run_it_was(tmp_path, capsys):
         assert "--resume cannot change it" in capsys.readouterr().err, "the message does not say why"
 
 
+def test_a_run_cannot_be_resumed_to_a_step_that_it_is_past(tmp_path, capsys):
+    assert train("--env", "CartPole-v1", "-n", "300", "-f", str(tmp_path), *CONSTANT) == 0, "first part"
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    done = json.loads((run / "results.json").read_text())["timesteps"]
+    assert done > 300, "it ends with a whole rollout"
+    assert train("--resume", str(run), "-n", "200") == 0, "it is finished, and no error"
+    (run / "results.json").unlink()  # as if it had been stopped before its evaluation
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert train("--resume", str(run), "-n", "200") == 2, "exit code"
+    assert capsys.readouterr().err == f"error: {run} is at step {done}, beyond -n 200: give a larger -n, or none\n"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before, "something was written"
+    assert train("--resume", str(run)) == 0, "its own number of steps"
+    assert (run / "results.json").exists(), "not evaluated"
+
+
 def test_a_resumed_run_keeps_its_speed_and_can_be_given_another(tmp_path, monkeypatch):
     from rlsd.cli import session
 
