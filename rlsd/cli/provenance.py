@@ -27,9 +27,12 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def command(argv: Sequence[str]) -> str:
-    """Return the command line, ready to be pasted into a shell."""
-    return shlex.join(["rlsd", "train", *argv])
+def command(argv: Sequence[str], program: Sequence[str] = ("rlsd",)) -> str:
+    """Return the command line, ready to be pasted into a shell.
+
+    :param program: the words that start rlsd there.
+    """
+    return shlex.join([*program, "train", *argv])
 
 
 def git_commit() -> str | None:

@@ -120,18 +120,24 @@ def say_end(session: Session, record: Record, score: Score) -> None:
 
 
 def _tensorboard(folder: RunFolder, plan: Plan) -> str:
-    """Return the command that shows a run, as it can be typed here: make's environment is not on the path."""
-    program = "tensorboard"
+    """Return the command that shows a run, as it can be typed here."""
+    return f"{_found('tensorboard') or 'tensorboard'} --logdir {folder.tensorboard(plan.options.tensorboard_log)}"
+
+
+def _found(program: str) -> str | None:
+    """Return what starts a program here, None where nothing does: make's environment is not on the path."""
+    if shutil.which(program) is not None:
+        return program
     beside = Path(sys.executable).with_name(program)
-    if shutil.which(program) is None and beside.exists():
-        program = os.path.relpath(beside)
-    return f"{program} --logdir {folder.tensorboard(plan.options.tensorboard_log)}"
+    return os.path.relpath(beside) if beside.exists() else None
 
 
 def say_stopped(session: Session, end: End) -> None:
     """Tell how far the run came, and how to go on."""
     warn(f"Training {end.value}: step {session.agent.num_timesteps:,} of {session.plan.n_timesteps:,}.")
     if end is End.SAVED or any(session.folder.checkpoints.glob("[0-9]*")):
-        warn(f"Go on with: {command(['--resume', str(session.folder.root)])}")
+        found = _found("rlsd")
+        program = [sys.executable, "-m", "rlsd.cli.main"] if found is None else [found]
+        warn(f"Go on with: {command(['--resume', str(session.folder.root)], program)}")
     else:
         warn("There is no checkpoint yet to go on from.")
