@@ -13,6 +13,11 @@ import yaml
 from rlsd.cli.errors import UserError, one_line
 
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
+#: What a pair looks like after flags that rl_zoo3 has too; after the others it is as in ``strength=0.3``.
+_LIKE_RL_ZOO3 = {
+    "--hyperparams": "key:value pairs such as gamma:0.99",
+    "--env-kwargs": "key:value pairs such as map_name:8x8",
+}
 
 
 def parse_value(text: str) -> Any:
@@ -47,7 +52,7 @@ def parse_pairs(flag: str, words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         match = re.match(r"([\w.]+)[:=](.*)", word, flags=re.DOTALL)
         if match is None:
-            raise UserError(f"{flag} takes key:value pairs such as gamma:0.99, got {word!r}")
+            raise UserError(f"{flag} takes {_pairs(flag)}, got {word!r}")
         pairs[match[1]] = parse_value(match[2])
     return pairs
 
@@ -60,8 +65,12 @@ def as_words(pairs: dict[str, Any]) -> tuple[str, ...]:
 def _mapping(flag: str, text: str) -> dict[str, Any]:
     value = parse_value(text)
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{flag} takes key:value pairs or a JSON object, got {text!r}")
+        raise UserError(f"{flag} takes {_pairs(flag)}, or a JSON object, got {text!r}")
     return value
+
+
+def _pairs(flag: str) -> str:
+    return _LIKE_RL_ZOO3.get(flag, "key=value pairs such as strength=0.3")
 
 
 def _python_literal(text: str) -> Any:

@@ -46,6 +46,22 @@ def test_pairs_survive_being_written_as_words():
     assert as_words({}) == (), "no pairs are no words"
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--hyperparams", "--hyperparams takes key:value pairs such as gamma:0.99, "),
+        ("--env-kwargs", "--env-kwargs takes key:value pairs such as map_name:8x8, "),
+        ("--distill", "--distill takes key=value pairs such as strength=0.3, "),
+        ("variant slow", "variant slow takes key=value pairs such as strength=0.3, "),
+    ],
+)
+def test_what_is_no_pair_is_told_by_a_pair_that_the_flag_takes(flag, said):
+    with pytest.raises(UserError, match=f"^{said}got 'strength'$"):
+        parse_pairs(flag, ["strength"])
+    with pytest.raises(UserError, match=f"^{said}or a JSON object, got "):
+        parse_pairs(flag, ["{1: 2}"])
+
+
 @pytest.mark.parametrize("words", [["gamma"], ["{1: 2}"], ["{[}"], ["=3"]])
 def test_what_is_no_pair_is_refused(words):
     with pytest.raises(UserError):
