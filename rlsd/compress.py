@@ -85,6 +85,10 @@ def compress(
     :raises TypeError: when the agent cannot be compressed.
     :raises ValueError: when a value is wrong, or states must be gathered and there is no environment for it.
     """
+    if not isinstance(agent, BaseAlgorithm):
+        raise TypeError(f"compress takes an SB3 agent, got {agent!r}: load one with its algorithm's load(...)")
+    if not isinstance(policy_kwargs, Mapping):
+        raise ValueError(f"policy_kwargs must be a mapping such as {{'net_arch': [16]}}, got {policy_kwargs!r}")
     counts = {"steps": steps, "batch_size": batch_size, "rounds": rounds}
     steps, batch_size, rounds = (checked_integer(name, value, low=1) for name, value in counts.items())
     checked_number("learning_rate", learning_rate, low_open=True)
@@ -166,7 +170,10 @@ def _close_monitors(env: Any) -> None:
 def _small(
     agent: Any, policy_kwargs: dict[str, Any], seed: int, place: VecEnv | None, generator: np.random.Generator
 ) -> Any:
-    """Return a new agent with the settings of another, but for its policy's."""
+    """Return a new agent with the settings of another, but for its policy's.
+
+    :raises ValueError: when no policy can be made with them.
+    """
     algorithm: Any = plain(type(agent))
     zipped = io.BytesIO()
     algorithm.save(agent, zipped)
@@ -180,7 +187,14 @@ def _small(
     with private_numbers(generator):
         student = algorithm(policy=data["policy_class"], env=place, device=agent.device, _init_setup_model=False)
         student.__dict__.update(data)
-        student._setup_model()
+        try:
+            student._setup_model()
+        except Exception as error:  # all else is as it was when the agent itself was set up
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(
+                f"no {data['policy_class'].__name__} can be made with policy_kwargs {policy_kwargs!r} ({reason}): "
+                "give what it takes, such as {'net_arch': [16]}"
+            ) from error
         if student.use_sde:
             student.policy.reset_noise()
     student.seed = agent.seed

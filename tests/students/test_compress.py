@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,35 @@ def test_the_original_monitors_file_stays_as_it_was(tmp_path: Path) -> None:
 def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         compress(build(PPO), {"net_arch": [2]}, **(SMALL | arguments))
+
+
+@pytest.mark.parametrize("agent", [3, None, "agent.zip", PPO])
+def test_what_is_no_agent_is_named(agent: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"compress takes an SB3 agent, got {agent!r}: load one with ")):
+        compress(agent, {})
+
+
+@pytest.mark.parametrize("given", [3, None, [16], "net_arch"])
+def test_policy_kwargs_that_are_no_mapping_are_named(given: Any) -> None:
+    said = f"policy_kwargs must be a mapping such as {{'net_arch': [16]}}, got {given!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        compress(build(PPO), given)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "reason"),
+    [
+        ("PPO", {"net_arh": [2]}, "unexpected keyword argument 'net_arh'): give"),
+        ("PPO", {"net_arch": [-3]}, "RuntimeError: "),
+        ("PPO", {"activation_fn": "relu"}, "TypeError: "),
+        ("DQN", {"net_arch": {"pi": [2]}}, "KeyError: 0"),
+    ],
+)
+def test_policy_kwargs_that_make_no_policy_are_named(name: str, given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"policy_kwargs {given!r} (")) as caught:
+        compress(build(ALL_ALGORITHMS[name]), given, **SMALL)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_whole_numbers_may_be_floats() -> None:
