@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -122,7 +122,7 @@ def train_all(trials: Sequence[Trial], jobs: int) -> tuple[list[Result], bool]:
 
     :returns: the results in the order of ``trials``, and whether a signal put an end to it.
     """
-    from rlsd.cli.trials import Trainer
+    from rlsd.cli.trials import Trainer, as_finished
 
     trainer = Trainer()
     results = [trial.result() for trial in trials]
@@ -131,7 +131,7 @@ def train_all(trials: Sequence[Trial], jobs: int) -> tuple[list[Result], bool]:
     with ThreadPoolExecutor(jobs) as pool, stop_on_signals(trainer.stop):
         futures = {pool.submit(trainer.train, trials[number]): number for number in missing}
         try:
-            for done, future in enumerate(as_completed(futures), 1):
+            for done, future in enumerate(as_finished(futures), 1):
                 number = futures[future]
                 results[number] = future.result()
                 if not trainer.stopping:

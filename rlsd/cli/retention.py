@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -160,7 +160,7 @@ def run_all(trials: Sequence[Trial], jobs: int, scale: Scale) -> tuple[list[Outc
 
     :returns: what each trial came to, None where it is not finished, and whether a signal put an end to it.
     """
-    from rlsd.cli.trials import Launcher
+    from rlsd.cli.trials import Launcher, as_finished
 
     launcher = Launcher()
     outcomes = [trial.outcome() for trial in trials]
@@ -169,7 +169,7 @@ def run_all(trials: Sequence[Trial], jobs: int, scale: Scale) -> tuple[list[Outc
     with ThreadPoolExecutor(jobs) as pool, stop_on_signals(launcher.stop, _STOPPING):
         futures = {pool.submit(trials[number].run, launcher): number for number in missing}
         try:
-            for done, future in enumerate(as_completed(futures), 1):
+            for done, future in enumerate(as_finished(futures), 1):
                 number = futures[future]
                 outcomes[number] = future.result()
                 if not launcher.stopping:

@@ -11,10 +11,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlsd.cli.errors import UserError
 from rlsd.cli.main import EXIT_INTERRUPTED, EXIT_USER_ERROR
@@ -23,6 +24,11 @@ from rlsd.cli.runfolder import RunFolder, file_name
 
 if TYPE_CHECKING:
     from rlsd.cli.plan import Plan
+
+T = TypeVar("T")
+
+#: Seconds after which the main thread sees a signal that came at the wrong moment.
+_LOOK_UP = 0.2
 
 #: The last episodes of training that are averaged: how well the policy does while it explores.
 TRAINING_EPISODES = 100
@@ -184,6 +190,18 @@ class Launcher:
             finally:
                 with self._lock:
                     self._running.discard(process)
+
+
+def as_finished(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
+    """Yield futures as they finish, in the main thread.
+
+    It looks up from waiting several times a second. ``as_completed`` waits without end, and a signal that comes just as
+    the main thread lies down to wait is answered only when something else wakes it: here, hours later.
+    """
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, _LOOK_UP, FIRST_COMPLETED)
+        yield from done
 
 
 class Trainer(Launcher):

@@ -274,21 +274,16 @@ def test_a_failed_trial_is_named_and_the_rest_is_reported(tmp_path, monkeypatch,
 
 def test_ctrl_c_stops_the_trials_and_leaves_no_half_result(tmp_path):
     words = ["--env", "CartPole-v1", "--variants", "baseline", "--seeds", "0-1", "-n", "1e8"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rlsd.cli.main", "retention", *words],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.rglob("*.log")) and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    command = [sys.executable, "-m", "rlsd.cli.main", "retention", *words]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not list(tmp_path.rglob("*.log")) and time.monotonic() < deadline and process.poll() is None:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, (out, err)
     assert "Stopped with 0 of 2 trials finished; the same command goes on." in err, err
     assert not list(tmp_path.rglob("*.json")), "a result was written"
