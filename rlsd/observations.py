@@ -18,6 +18,7 @@ from torch import Tensor
 
 Observations = Tensor | dict[str, Tensor]
 _PLAIN = "@observation"  # the key under which an observation that is no dict travels
+_LARGEST = np.finfo(np.float32).max  # floats are kept in 32 bits, where anything larger would be infinite
 
 
 def as_items(observations: Any) -> dict[str, Any]:
@@ -42,6 +43,18 @@ def storage_dtype(array: np.ndarray) -> torch.dtype:
     """Return the dtype in which observations like ``array`` are kept: their own, but floats always in 32 bits."""
     kind = array.dtype.type
     return torch.float32 if issubclass(kind, np.floating) else torch.from_numpy(np.empty(0, kind)).dtype
+
+
+def finite_rows(observations: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Return which rows are finite throughout as they are kept, None when all are."""
+    masks = [
+        (np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
+        for array in observations.values()
+        if np.issubdtype(array.dtype, np.floating)
+    ]
+    if not masks or all(mask.all() for mask in masks):
+        return None
+    return np.asarray(np.all(masks, axis=0))
 
 
 class Normalization:

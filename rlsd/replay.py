@@ -83,11 +83,7 @@ class Replay:
         for chunk in np.split(slots, range(CHUNK, len(slots), CHUNK)):
             if len(chunk):
                 index = torch.from_numpy(chunk).to(self.store.device)
-                rows, expected = teacher.rows(self.store.gather(chunk, index)), (len(chunk), self.targets.shape[1])
-                if rows.shape != expected:  # else one column would be taken for all
-                    answer = f"{type(teacher).__name__}.{'rows' if self.wants.extra else 'targets'}"
-                    raise ValueError(f"{answer} must return the shape {expected}, got {tuple(rows.shape)}")
-                self.targets[index] = rows
+                self.targets[index] = teacher.ask(self.store.gather(chunk, index))
         self.versions[slots] = teacher.version
 
     def renew(self, teacher: Teacher, slots: np.ndarray) -> None:

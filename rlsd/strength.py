@@ -339,19 +339,30 @@ class Dial:
         """Set the strength for the coming update and return it.
 
         :param refreshed: whether the teacher was just taken from the agent as it is now.
-        :raises ValueError: when the schedule or the control returns no strength.
+        :raises ValueError: when the schedule or the control returns no strength, or a gate no number from 0 to 1.
         """
         remaining = agent._current_progress_remaining
         source = self.strength if self.control is None else self.control
         value = checked_number(f"{type(source).__name__}.at({remaining:g})", source.at(remaining))
         for gate in self.gates:
-            value *= gate.update(agent, refreshed)
+            value *= checked_number(f"{type(gate).__name__}.update", gate.update(agent, refreshed), high=1.0)
         self.value = value
         return value
 
     def weights(self, situation: Situation) -> Tensor | None:
-        """Return the factor on each state of a minibatch, ``(batch,)``; None for 1 everywhere."""
-        found = [weights for gate in self.per_state if (weights := gate.weights(situation)) is not None]
+        """Return the factor on each state of a minibatch, ``(batch,)``; None for 1 everywhere.
+
+        :raises ValueError: when a gate's answer has another shape: a column would weigh every state by every other.
+        """
+        found = []
+        for gate in self.per_state:
+            weights, expected = gate.weights(situation), situation.teacher.shape[:1]
+            if weights is None:
+                continue
+            if weights.shape != expected:
+                answer = f"{type(gate).__name__}.weights"
+                raise ValueError(f"{answer} must return the shape {tuple(expected)}, got {tuple(weights.shape)}")
+            found.append(weights)
         return torch.stack(found).prod(0) if found else None
 
     def state(self) -> dict[str, Any]:

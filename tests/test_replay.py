@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ class Counting(Teacher):
     """A teacher that remembers what it was asked, and answers with the state and its own version."""
 
     def __init__(self) -> None:
-        super().__init__(actor=None)
+        super().__init__(actor=SimpleNamespace(family=SimpleNamespace(size=2)))
         self.version = 1
         self.asked: collections.Counter[tuple[float, int]] = collections.Counter()
         self.calls: list[int] = []
@@ -134,10 +135,19 @@ def test_an_answer_of_another_shape_is_refused_and_not_spread_over_all_states(cu
         make_replay().teach(Narrow(cut), np.arange(16))
 
 
+class Valueless(Counting):
+    """A teacher that forgets to answer with values."""
+
+    wants = Wants(value=True)
+
+    def rows(self, observations):
+        return self.targets(observations)
+
+
 def test_values_beside_an_answer_count_as_part_of_its_shape():
-    replay = Replay(make_replay().store, 2, Wants(value=True))
-    with pytest.raises(ValueError, match=r"Counting\.rows must return the shape \(16, 3\), got \(16, 2\)"):
-        replay.teach(Counting(), np.arange(16))
+    replay = Replay(make_replay().store, 2, Valueless.wants)
+    with pytest.raises(ValueError, match=r"Valueless\.rows must return the shape \(16, 3\), got \(16, 2\)"):
+        replay.teach(Valueless(), np.arange(16))
 
 
 def test_an_update_may_take_more_minibatches_than_were_expected():

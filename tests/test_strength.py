@@ -173,6 +173,32 @@ def test_what_gates_weigh_state_by_state_is_multiplied():
     assert dial.weights(situation).tolist() == [0.5, 0.25, 0.0]
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1)], ids=str)
+def test_weights_of_another_shape_are_refused_and_not_spread_over_all_states(shape):
+    dial = Dial(Constant(1.0))
+    dial.per_state = [Fixed(torch.ones(shape))]
+    with pytest.raises(ValueError, match=re.escape(f"Fixed.weights must return the shape (3,), got {shape}")):
+        dial.weights(Situation(None, torch.zeros(3, 2), torch.zeros(3, 2)))
+
+
+class Stuck(OpenGate):
+    """Is open as far as a test says."""
+
+    def __init__(self, value) -> None:
+        self.value = value
+
+    def update(self, agent, refreshed):
+        return self.value
+
+
+@pytest.mark.parametrize("value", [math.nan, -0.1, 1.1, None])
+def test_a_gate_that_returns_no_number_from_0_to_1_is_refused(value):
+    dial = Dial(Constant(1.0))
+    dial.gates = [Stuck(value)]
+    with pytest.raises(ValueError, match=re.escape(f"Stuck.update must be a number in [0, 1], got {value}")):
+        dial.update(agent_at(1.0), refreshed=False)
+
+
 def test_only_gates_that_decide_state_by_state_are_asked_to():
     dial = Dial(Constant(1.0, gates=[ReturnGate(), EntropyFloor()]))
     assert dial.per_state == [dial.gates[1]]

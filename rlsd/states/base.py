@@ -14,12 +14,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.config import Answer
-from rlsd.observations import Observations, from_items, storage_dtype
+from rlsd.observations import Observations, finite_rows, from_items, storage_dtype
 from rlsd.sources import Source
 from rlsd.speed.memory import check_states
 
-#: Floats are kept in 32 bits, where anything larger would be infinite.
-_LARGEST = np.finfo(np.float32).max
 #: Minibatches drawn ahead at a time: enough to fill a large forward.
 MOST_AHEAD = 64
 
@@ -152,18 +150,6 @@ class StateStore:
             self._arrays[key] = torch.zeros(shape, dtype=tensor.dtype, device=self.device)
             self._arrays[key][:count] = tensor.to(self.device)
         return False
-
-
-def finite_rows(observations: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Return which rows are finite throughout, None when all are."""
-    masks = [
-        (np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
-        for array in observations.values()
-        if np.issubdtype(array.dtype, np.floating)
-    ]
-    if not masks or all(mask.all() for mask in masks):
-        return None
-    return np.asarray(np.all(masks, axis=0))
 
 
 def check_batch(batch_size: int, agent: BaseAlgorithm) -> None:

@@ -15,9 +15,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
 from rlsd.actors import algorithm_name
-from rlsd.observations import Normalization, Observations, as_items, from_items
+from rlsd.observations import Normalization, Observations, as_items, finite_rows, from_items
 from rlsd.sources import Source
-from rlsd.states.base import States, StateStore, finite_rows
+from rlsd.states.base import States, StateStore
 from rlsd.states.replay_buffer import ReplayBufferStore
 
 _UNSEEN = (

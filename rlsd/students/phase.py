@@ -99,7 +99,7 @@ class Phases(Lesson):
         chunks = [
             slice(start, min(start + _CHUNK, self.rollouts.count)) for start in range(0, self.rollouts.count, _CHUNK)
         ]
-        rows = torch.cat([teacher.rows(self.rollouts.states(chunk)) for chunk in chunks])
+        rows = torch.cat([teacher.ask(self.rollouts.states(chunk)) for chunk in chunks])
         holds = torch.cat([teacher.hold(self.rollouts.states(chunk)) for chunk in chunks]) if teacher.selects else None
         weights = None if holds is None else teacher.weigh(holds, rows[:, :size])
         normalization = Normalization.of(agent)

@@ -8,13 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsd.observations import Observations, from_items, storage_dtype
+from rlsd.observations import Observations, finite_rows, from_items, storage_dtype
 
 _RETURNS = "returns"
 #: What a return takes beside its state.
 RETURN_BYTES = 4
-#: Floats are kept in 32 bits, where anything larger would be infinite.
-_LARGEST = np.finfo(np.float32).max
 
 
 class Rollouts:
@@ -35,10 +33,8 @@ class Rollouts:
 
         :return: how many were refused for that.
         """
-        finite = np.isfinite(returns)
-        for array in states.values():
-            if np.issubdtype(array.dtype, np.floating):
-                finite &= (np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
+        finite, seen = np.isfinite(returns), finite_rows(states)
+        finite = finite if seen is None else finite & seen
         kept = np.flatnonzero(finite)[: self.capacity - self.count]
         rows = slice(self.count, self.count + len(kept))
         for key, array in states.items():

@@ -48,7 +48,7 @@ class Tutor:
     def targets(self, states: Observations) -> Tensor:
         """Return what is to be done in raw states: normalised parameters ``(batch, family.size)``."""
         if self._teacher is not None:
-            return self._teacher.targets(states)
+            return self._teacher.ask(states)[:, : self.actor.family.size]
         with torch.no_grad(), acting_as_evaluated(self._modules):
             return self.actor.family.normalized(self.actor.parameters(self._module, self.seen(states)))
 

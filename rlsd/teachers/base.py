@@ -117,6 +117,18 @@ class Teacher(ABC):
             columns.append(self.spread(observations).unsqueeze(-1))
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
+    def ask(self, observations: Observations) -> Tensor:
+        """Return :meth:`rows`.
+
+        :raises ValueError: when they have another shape than they should: one column would be taken for all.
+        """
+        rows, count = self.rows(observations), len(next(iter(as_items(observations).values())))
+        expected = (count, self.actor.family.size + self.wants.extra)
+        if rows.shape != expected:
+            answer = f"{type(self).__name__}.{'rows' if self.wants.extra else 'targets'}"
+            raise ValueError(f"{answer} must return the shape {expected}, got {tuple(rows.shape)}")
+        return rows
+
     def restart(self, agent: BaseAlgorithm) -> None:  # noqa: B027 - most are of no weights but those of one moment
         """Take note that the agent's weights are others than its updates made: a student's, or those of a phase.
 
