@@ -47,8 +47,8 @@ _RECIPES: dict[str, Recipe] = {
             "strength": {"type": "constant", "value": 1.0},
             "timing": {"type": "every_step", "stride": 4},
         },
-        # The form that was measured on DQN and SAC; the average was chosen on PPO.
-        {"teacher.visited": 0.0, "teacher.average": 0.0, "strength.value": 3.0},
+        # The form that was chosen on DQN and SAC: the average was on PPO, and there gradients are clipped together.
+        {"teacher.visited": 0.0, "teacher.average": 0.0, "strength.value": 10.0, "strength.bound": 10.0},
     ),
     "guard": Recipe(
         "A recent snapshot pulls the agent back when its training return falls behind what it was then.",
