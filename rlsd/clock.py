@@ -17,8 +17,7 @@ class Clock:
         """Look at the agent, and tell whether its steps were counted anew since the last look."""
         before, self.seen = self.seen, agent.num_timesteps
         learn, self._learn = self._learn, agent.start_time
-        # As many as before are none at all where train() is called by itself, and all of them where learn() was.
-        return self.seen < before or (self.seen == before and self._learn != learn)
+        return self._learn != learn and agent._num_timesteps_at_start < before
 
     def load(self, agent: BaseAlgorithm, seen: int) -> None:
         """Take up the steps that were seen last."""

@@ -9,24 +9,24 @@ import pytest
 from rlsd.clock import Clock
 
 
-def agent(steps: int, learn: int):
-    """As much of an agent as is looked at: its steps, and when its latest ``learn()`` began."""
-    return SimpleNamespace(num_timesteps=steps, start_time=learn)
+def agent(steps: int, learn: int, began: int = 0):
+    """As much of an agent as is looked at: its steps, and when and at which step its latest ``learn()`` began."""
+    return SimpleNamespace(num_timesteps=steps, start_time=learn, _num_timesteps_at_start=began)
 
 
 @pytest.mark.parametrize(
-    ("steps", "learn", "restarted"),
-    [(20, 1, False), (20, 2, False), (10, 1, False), (10, 2, True), (8, 2, True)],
-    ids=["goes on", "another learn() goes on", "a train() by itself", "a learn() as long", "a shorter learn()"],
+    ("steps", "learn", "began", "restarted"),
+    [(20, 1, 0, False), (20, 2, 10, False), (10, 1, 0, False), (10, 2, 0, True), (8, 2, 0, True), (20, 2, 0, True)],
+    ids=["goes on", "another learn() goes on", "a train() by itself", "a learn() as long", "a shorter", "a longer"],
 )
 @pytest.mark.parametrize("loaded", [False, True])
-def test_only_another_learn_that_began_at_zero_counts_anew(steps, learn, restarted, loaded):
+def test_only_another_learn_that_began_at_zero_counts_anew(steps, learn, began, restarted, loaded):
     clock = Clock()
     clock.restarted(agent(10, 1))
     if loaded:
         again = Clock()
         again.load(agent(10, 1), clock.seen)
         clock = again
-    assert clock.restarted(agent(steps, learn)) is restarted
+    assert clock.restarted(agent(steps, learn, began)) is restarted
     assert clock.seen == steps
-    assert clock.restarted(agent(steps, learn)) is False
+    assert clock.restarted(agent(steps, learn, began)) is False
