@@ -9,7 +9,7 @@ applies it. That is the gradient of ``L_RL + beta * D``, and no line of the agen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from rlsd.deposit import Deposit
 from rlsd.divergences import Divergence
 from rlsd.monitoring import Figures
 from rlsd.observations import as_items
-from rlsd.penalty import Penalty
+from rlsd.penalty import CriticPart, Penalty
 from rlsd.replay import Replay
 from rlsd.sources import EvaluationSource, Source, Watched, source_for
 from rlsd.states import States, StateStore
@@ -213,9 +213,16 @@ class Distiller:
             return
         self._penalizing = True
         try:
-            yield
+            with self._critic_installed(optimizer):
+                yield
         finally:
             self._penalizing = False
+
+    def _critic_installed(self, optimizer: Any) -> AbstractContextManager[None]:
+        """Hold the critic of an agent whose actor takes no optimizer's steps, at those of the critic."""
+        if optimizer is None or not self.penalty.divergence.value_weight:
+            return nullcontext()
+        return Deposit(optimizer, CriticPart(self.penalty)).armed()
 
     def present_figures(self) -> dict[str, float]:
         """Return the figures since the last line of the log, by their TensorBoard keys (see docs/metrics.md)."""

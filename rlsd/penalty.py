@@ -50,6 +50,8 @@ class Penalty:
         #: Gradient steps of the actor while there was something to learn, and how many of them carried a penalty.
         self.steps = 0
         self.deposits = 0
+        #: Gradient steps of a critic that learns apart from the actor, meanwhile.
+        self.critic_steps = 0
         #: Minibatches drawn; more than deposits where some held no state on which the student is held.
         self.drawn = 0
         #: Gradients that were not finite and were dropped.
@@ -70,6 +72,7 @@ class Penalty:
         self._divergences: list[Tensor] = []
         self._ratio: Tensor | None = None
         self._clipped = getattr(agent, "max_grad_norm", None) is not None
+        self._critic_apart = hasattr(agent, "_compute_actor_grad")
         self._module = self.actor.module(agent.policy)
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         self._modules = list(self._module.modules())
@@ -155,7 +158,7 @@ class Penalty:
         """Return the loss at strength 1, and the mean divergence."""
         per_state = self.divergence(self.actor.family, batch.targets, student)
         loss = per_state
-        if batch.values is not None and values is not None and self.divergence.value_weight:
+        if self.divergence.value_weight and batch.values is not None and values is not None and not self._critic_apart:
             loss = loss + self.divergence.value_weight * (batch.values - values).square()
         weights = self._weights(batch, student, values)
         divergence = per_state.mean()
@@ -188,6 +191,33 @@ class Penalty:
         self.dropped += ~finite
         return loss if bool(finite) else None
 
+    def critic_gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+        """Return the gradient of ``beta * value_weight * (V_T - V_S)**2`` for a step of a critic that learns apart.
+
+        Parameters that the actions come from too have none: such an agent moves them by the actor's step alone.
+        """
+        weight = self.timing.weight(self.critic_steps)
+        self.critic_steps += 1
+        if weight == 0:
+            return ()
+        self.drawn += 1
+        batch = self.replay.next(self.teacher)
+        if batch is None:
+            return ()
+        assert batch.values is not None
+        with acting_as_evaluated(self._modules), torch.enable_grad():
+            seen = self._seen(batch)
+            student, values = self.actor.parameters(self._module, seen), self.actor.values(self._module, seen)
+        acting = torch.autograd.grad(student.sum(), self._parameters, allow_unused=True)
+        apart = [p for p, used in zip(self._parameters, acting, strict=True) if used is None]
+        loss = (batch.values - values).square()
+        weights = self._weights(batch, student.detach(), values)
+        loss = self._beta * weight * self.divergence.value_weight * (loss if weights is None else weights * loss).mean()
+        gradients = zip(apart, torch.autograd.grad(loss, apart, allow_unused=True), strict=True)
+        found, finite, _ = bounded([(p, g) for p, g in gradients if g is not None], self.dial.strength.bound * weight)
+        self.dropped += ~finite
+        return found
+
     def scores(self, candidates: Tensor) -> Tensor:
         """Return ``beta * D`` of each ARS candidate, ``(candidates,)``, from weights ``(candidates, weights)``."""
         assert isinstance(self.actor, RandomSearchActor)
@@ -202,14 +232,14 @@ class Penalty:
             student = self.actor.parameters(self._module, seen)
             weights = self._weights(batch, student, None)
             parts = torch.stack([self.divergence(self.actor.family, batch.targets, a) for a in answers])
-            divergences = (parts if weights is None else parts * weights).mean(-1)
+            losses = (parts if weights is None else parts * weights).mean(-1)
             self._look(batch.targets, student)
-        finite = torch.isfinite(divergences)
+        finite = torch.isfinite(losses)
         self.dropped += (~finite).sum()
-        divergences = torch.where(finite, divergences, 0.0)
-        self._note(divergences.mean(), divergences.mean())
+        losses = torch.where(finite, losses, 0.0)
+        self._note(torch.where(finite, parts.mean(-1), 0.0).mean(), losses.mean())
         self.deposits += 1
-        return self._beta * divergences
+        return self._beta * losses
 
     @property
     def wants_ratio(self) -> bool:
@@ -229,6 +259,7 @@ class Penalty:
             "steps": self.steps,
             "deposits": self.deposits,
             "drawn": self.drawn,
+            "critic_steps": self.critic_steps,
             "begun_at": self._begun_at,
             "dropped": float(self.dropped),
         }
@@ -237,6 +268,7 @@ class Penalty:
         """Take up what :meth:`state` returned."""
         self.steps, self.deposits = int(state["steps"]), int(state["deposits"])
         self.drawn, self._begun_at = int(state["drawn"]), int(state["begun_at"])
+        self.critic_steps = int(state["critic_steps"])
         self.dropped.fill_(float(state["dropped"]))
 
     def _seen(self, batch: Batch) -> Observations:
@@ -262,6 +294,22 @@ class Penalty:
         self.monitor.add("agreement", family.agreement(teacher, student).mean())
         self.monitor.add("teacher_entropy", family.entropy(teacher).mean())
         self.monitor.add("student_entropy", family.entropy(student).mean())
+
+
+class CriticPart:
+    """The part of a penalty that a critic's own steps carry, where they are not the actor's: TRPO's."""
+
+    wants_ratio = False
+
+    def __init__(self, penalty: Penalty) -> None:
+        self._penalty = penalty
+
+    def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+        """Return the gradient to deposit at this gradient step, by parameter; nothing when this step gets none."""
+        return self._penalty.critic_gradients()
+
+    def ratio(self, deposited: Tensor, own: Tensor) -> None:
+        """Take note of no ratio: that of the figures is the actor's."""
 
 
 #: Under which key an algorithm logs the loss that trains what acts.

@@ -277,7 +277,7 @@ def test_a_value_weight_adds_that_much_of_the_squared_difference_of_values():
     assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["PPO", "A2C", "TRPO"])
+@pytest.mark.parametrize("name", ["PPO", "A2C"])
 def test_a_value_weight_pulls_the_critic_to_what_it_said_and_leaves_the_teacher_alone(name):
     pulled = {}
     for weight in (0.0, 0.5):
@@ -285,12 +285,53 @@ def test_a_value_weight_pulls_the_critic_to_what_it_said_and_leaves_the_teacher_
         penalty = build(agent, divergence=KL(value_weight=weight))
         teacher = copied(dict(penalty.teacher.policy.state_dict()))
         penalty.begin(agent, beta=1.0)
-        term = penalty.term() if name == "TRPO" else penalty.loss()
+        term = penalty.loss()
         critic = list(agent.policy.value_net.parameters())
         pulled[weight] = torch.autograd.grad(term, critic, allow_unused=True)
         assert not differences(teacher, dict(penalty.teacher.policy.state_dict()))
     assert all(gradient is None for gradient in pulled[0.0]), "without the term the critic is left alone"
     assert all(gradient.abs().max() > 0 for gradient in pulled[0.5])
+
+
+def test_a_critic_that_learns_apart_is_pulled_by_its_own_steps_and_the_actor_is_not():
+    agent = small_agent("TRPO")
+    agent.policy.set_training_mode(False)
+    penalty = build(agent, divergence=KL(value_weight=0.5))
+    weights = torch.linspace(0.0, 1.0, 8)
+    penalty.dial.per_state = [Weighing(weights)]
+    batches = recorded(penalty)
+    penalty.begin(agent, beta=0.7)
+    found = dict(penalty.critic_gradients())
+    before, now = batches[0].values, agent.policy.predict_values(batches[0].states).flatten()
+    critic = {name: p for name, p in agent.policy.named_parameters() if "value" in name}
+    loss = 0.7 * 0.5 * (weights * (before - now) ** 2).mean()
+    expected = dict(zip(critic.values(), torch.autograd.grad(loss, list(critic.values())), strict=True))
+    assert found.keys() == expected.keys()
+    for parameter, gradient in expected.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(found[parameter], gradient)
+    term = penalty.term()
+    pulled = torch.autograd.grad(term, list(critic.values()), allow_unused=True)
+    assert all(gradient is None for gradient in pulled), "the actor's term has no part in the critic"
+
+
+def test_the_pull_on_a_critic_that_learns_apart_is_bounded_and_keeps_its_stride():
+    agent = small_agent("TRPO")
+    penalty = build(agent, bound=0.1, stride=2, divergence=KL(value_weight=1000.0))
+    penalty.begin(agent, beta=1.0)
+    norms = []
+    for _ in range(4):
+        gradients = [gradient for _, gradient in penalty.critic_gradients()]
+        norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()) if gradients else 0.0)
+    assert norms == pytest.approx([0.2, 0.0, 0.2, 0.0]) or norms == pytest.approx([0.0, 0.2, 0.0, 0.2]), norms
+
+
+def test_a_value_weight_moves_the_critic_of_trpo():
+    def critic(weight: float) -> dict[str, torch.Tensor]:
+        agent = distilled(ALL_ALGORITHMS["TRPO"], "box", distill=config(divergence=KL(value_weight=weight)))
+        return copied(dict(agent.learn(5 * ROLLOUT).policy.value_net.state_dict()))
+
+    assert differences(critic(0.0), critic(10.0))
 
 
 @pytest.mark.parametrize("name", WITH_VALUES)
@@ -355,8 +396,11 @@ def test_states_count_for_the_candidates_of_a_random_search_as_gates_say():
     penalty.begin(agent, beta=3.0)
     (found,) = penalty.scores(own[None])
     answers = penalty.actor.parameters(agent.policy, batches[0].states).detach()
-    expected = 3.0 * (weights * penalty.actor.family.kl(batches[0].targets, answers)).mean()
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    kl = penalty.actor.family.kl(batches[0].targets, answers)
+    torch.testing.assert_close(found, 3.0 * (weights * kl).mean(), rtol=1e-4, atol=1e-4)
+    figures = penalty.monitor.means()
+    assert figures["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is that before the gates"
+    assert figures["loss"] == pytest.approx(found.item(), rel=1e-5)
     assert torch.equal(gate.seen[0].student, answers), "gates look at the policy, not at its candidates"
 
 
