@@ -22,6 +22,8 @@ _FIGURES = {
     "distill/frozen_share": "frozen",
     "distill/agreement": "agreement",
 }
+#: Of how many seeds it is told whether it is so.
+_COUNTED = ("a_solved", "b_solved", "both", "all")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Scale:
         return [
             f"kept      {since}, seed by seed; the random policy's return is {self.random:.1f}",
             f"solved    {solved}",
-            f"both      seeds that kept {KEPT:.0%} of A and solved B",
+            f"both      seeds that kept {KEPT:.0%} of A and solved B; all: and had solved A",
         ]
 
 
@@ -76,15 +78,17 @@ def measure(outcome: Outcome, scale: Scale, actions: str) -> dict[str, Any]:
     b = outcome.mean(-1, "B", actions)
     kept, solved = scale.kept(before, after), scale.solved(b, before)
     both = kept is not None and kept >= KEPT and solved
+    # Without a level there is nothing to judge A by: it is what B is judged by.
+    first = None if scale.level is None else before >= scale.level
     return {
         "a_after_a": before,
         "a_after_b": after,
         "b_after_b": b,
         "kept": kept,
-        # Without a level there is nothing to judge A by: it is what B is judged by.
-        "a_solved": None if scale.level is None else before >= scale.level,
+        "a_solved": first,
         "b_solved": solved,
         "both": both,
+        "all": None if first is None else first and both,
     }
 
 
@@ -108,7 +112,7 @@ def show(summary: Mapping[str, Mapping[str, Any]], scale: Scale, episodes: int) 
     for actions in ACTIONS:
         for variant, found in summary.items():
             rows.append([f"{actions:<9}{variant}", str(found["seeds"]), *_cells(found[actions], found["seeds"])])
-    parts = [table((*head, "kept", "worst", "A solved", "B solved", "both"), rows), ""]
+    parts = [table((*head, "kept", "worst", "A solved", "B solved", "both", "all"), rows), ""]
     shown = [key for key in _FIGURES if any(key in found["figures"] for found in summary.values())]
     if shown:
         rows = [
@@ -125,7 +129,7 @@ def _summary(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key in ("a_after_a", "a_after_b", "b_after_b", "kept"):
         values = [trial[key] for trial in trials if trial[key] is not None]
         found[key] = {"mean": _mean(values), "worst": min(values, default=None)}
-    for key in ("a_solved", "b_solved", "both"):
+    for key in _COUNTED:
         answers = [trial[key] for trial in trials]
         found[key] = None if None in answers else sum(answers)
     return found
@@ -136,7 +140,7 @@ def _cells(found: Mapping[str, Any], seeds: int) -> list[str]:
     for key in ("a_after_b", "b_after_b"):
         cells += [_number(found[key]["mean"], 1), _number(found[key]["worst"], 1)]
     kept = [_percent(found["kept"][which]) for which in ("mean", "worst")]
-    counts = ["-" if found[key] is None else f"{found[key]}/{seeds}" for key in ("a_solved", "b_solved", "both")]
+    counts = ["-" if found[key] is None else f"{found[key]}/{seeds}" for key in _COUNTED]
     return [*cells, *kept, *counts]
 
 

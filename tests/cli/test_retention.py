@@ -163,7 +163,9 @@ def test_figures_by_hand():
     scale = Scale(random=20.0, origin=0.0, level=475.0)
     found = measure(outcome(500.0, 460.0, 480.0), scale, "greedy")
     expected = {"a_after_a": 500.0, "a_after_b": 460.0, "b_after_b": 480.0, "kept": 0.92}
-    assert found == {**expected, "a_solved": True, "b_solved": True, "both": True}, "figures"
+    assert found == {**expected, "a_solved": True, "b_solved": True, "both": True, "all": True}, "figures"
+    unlearned = measure(outcome(400.0, 500.0, 480.0), scale, "greedy")
+    assert unlearned["both"] and not unlearned["all"], "there was little to keep"
     assert not measure(outcome(500.0, 440.0, 480.0), scale, "greedy")["both"], "12 % were lost"
     assert not measure(outcome(500.0, 500.0, 470.0), scale, "greedy")["both"], "B is not solved"
     assert measure(outcome(500.0, 460.0, 480.0), scale, "sampled")["kept"] is None, "there was nothing to lose"
@@ -201,7 +203,7 @@ def test_the_table_shows_each_variant_twice_and_the_figures_there_are():
     assert summary["baseline"]["greedy"]["b_solved"] == 1 and summary["x"]["greedy"]["both"] == 1, "counts"
     text = show(summary, scale, 2)
     rows = [line.split() for line in text.splitlines()]
-    expected = "greedy baseline 2 500.0 75.0 50.0 450.0 400.0 15% 10% 2/2 1/2 0/2"
+    expected = "greedy baseline 2 500.0 75.0 50.0 450.0 400.0 15% 10% 2/2 1/2 0/2 0/2"
     assert expected.split() in rows, text
     assert re.search(r"^x +0\.5000 +- +2\.0$", text, re.MULTILINE), "distillation's figures"
     assert "at least 475" in text and "random policy's return is 22.0" in text, "what it means"
