@@ -139,7 +139,8 @@ class ReplaySource(Source):
         # Of the row handed over last: it is another one once the buffer was exchanged, or went round in between.
         same = first is not None and first < buffer.buffer_size and _mark(buffer, first - 1) == mark
         self._taken, self._mark = buffer.pos, _mark(buffer, buffer.pos - 1)
-        if first is None or not same:
+        # One that went back without being full was reset: behind its position lie zeros, or what was handed over.
+        if first is None or not same or (first > buffer.pos and not buffer.full):
             return np.arange(buffer.size())
         if first <= buffer.pos:
             return np.arange(first, buffer.pos)

@@ -216,6 +216,19 @@ def test_what_was_in_the_buffer_before_distillation_began_is_handed_over_first(b
     assert sorted(taken(source, agent)) == sorted(new)
 
 
+@given(before=st.integers(0, 20), between=st.integers(0, 20), after=st.integers(0, 6))
+def test_of_a_buffer_that_was_reset_only_what_it_received_since_is_handed_over(before, between, after):
+    agent, source = agent_with_buffer(6, 2), ReplaySource()
+    fill(agent, 0, before)
+    taken(source, agent)
+    agent.replay_buffer.reset()
+    new = fill(agent, before, between)
+    assert sorted(taken(source, agent)) == sorted(new[-12:])
+    assert sorted(taken(source, agent)) == []
+    new = fill(agent, before + between, after)
+    assert sorted(taken(source, agent)) == sorted(new)
+
+
 def test_a_large_buffer_is_handed_over_some_at_a_time(monkeypatch):
     monkeypatch.setattr(sources, "CHUNK", 5)
     agent = agent_with_buffer(30, 2)
