@@ -19,6 +19,8 @@ from torch import Tensor
 Observations = Tensor | dict[str, Tensor]
 _PLAIN = "@observation"  # the key under which an observation that is no dict travels
 _LARGEST = np.finfo(np.float32).max  # floats are kept in 32 bits, where anything larger would be infinite
+# torch can carry these about, but neither write some rows of them nor compute with them and floats.
+_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
 
 def as_items(observations: Any) -> dict[str, Any]:
@@ -40,9 +42,15 @@ def split_context(states: Observations) -> tuple[Observations, dict[str, Tensor]
 
 
 def storage_dtype(array: np.ndarray) -> torch.dtype:
-    """Return the dtype in which observations like ``array`` are kept: their own, but floats always in 32 bits."""
+    """Return the dtype in which observations like ``array`` are kept: their own, but floats always in 32 bits.
+
+    Whole numbers without a sign that take more than 8 bits are kept with one, in 32 or 64.
+    """
     kind = array.dtype.type
-    return torch.float32 if issubclass(kind, np.floating) else torch.from_numpy(np.empty(0, kind)).dtype
+    if issubclass(kind, np.floating):
+        return torch.float32
+    own = torch.from_numpy(np.empty(0, kind)).dtype
+    return _SIGNED.get(own, own)
 
 
 def finite_rows(observations: Mapping[str, np.ndarray]) -> np.ndarray | None:

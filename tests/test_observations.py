@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from agents import IMAGE_CHW, VECTOR
+from agents import IMAGE_CHW, VECTOR, TinyEnv
 from gymnasium import spaces
-from helpers import SMALL_CNN, normalized_env, observe, same, small_ppo, vec_env
-from stable_baselines3.common.vec_env import VecNormalize
+from helpers import SMALL_CNN, normalized_env, observe, same, small_agent, small_ppo, vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+import rlsd
 from rlsd.observations import Normalization, as_items, from_items, normalizing_env, split_context, storage_dtype
 
 # Items
@@ -36,14 +37,54 @@ def test_the_items_of_a_dict_are_a_dict_of_their_own():
     [
         (np.uint8, torch.uint8),
         (np.int64, torch.int64),
+        (np.uint16, torch.int32),
+        (np.uint32, torch.int64),
+        (np.uint64, torch.int64),
         (np.bool_, torch.bool),
         (np.float16, torch.float32),
         (np.float32, torch.float32),
         (np.float64, torch.float32),
     ],
 )
-def test_whole_numbers_keep_their_dtype_and_floats_take_32_bits(dtype, expected):
+def test_whole_numbers_keep_their_dtype_or_values_and_floats_take_32_bits(dtype, expected):
     assert storage_dtype(np.zeros(1, dtype)) == expected
+
+
+class Sensor(TinyEnv):
+    """Whole numbers without a sign, such as a depth sensor gives."""
+
+    def _sample(self, space):
+        return self.np_random.integers(60_000, space.high, dtype=space.dtype, endpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "normalize"), [(np.uint16, False), (np.uint16, True), (np.uint32, False), (np.uint64, False)]
+)
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("PPO", {"states": "reservoir"}),
+        ("PPO", {"states": "minibatch"}),
+        ("PPO", {"teacher": {"type": "selective", "every": 8}}),
+        ("PPO", {"timing": {"type": "phase", "every_rollouts": 1}}),
+        ("DQN", {"states": "minibatch"}),
+        ("DQN", {"states": "replay_buffer"}),
+        ("DQN", {"states": {"type": "mixture", "parts": ["replay_buffer", "recent"]}}),
+    ],
+    ids=str,
+)
+def test_an_agent_with_a_sensor_of_many_bits_trains_as_without_distillation(name, answers, dtype, normalize):
+    def new(wrap=None, **settings):
+        space = spaces.Box(0, 2**16 - 1, (3,), dtype)
+        env = DummyVecEnv([lambda: Sensor(space, spaces.Discrete(3))])
+        return small_agent(name, VecNormalize(env) if normalize else env, wrap, **settings).learn(32)
+
+    strengths = {"strength": 0.0}, {"strength": 1.0}
+    plain, still, pulled = new(), *(new(rlsd.SelfDistilled, distill={**answers, **s}) for s in strengths)
+    assert same(still.policy.state_dict(), plain.policy.state_dict())
+    held = pulled.distiller.states
+    for states in as_items(held.gather(held.slots(), torch.from_numpy(held.slots()))).values():
+        assert ((states.long() >= 60_000) & (states.long() < 2**16)).all()
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["tensor", "dict"])

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
-from rlsd.observations import as_items
+from rlsd.observations import as_items, storage_dtype
 
 #: Of the memory that is free, what one store may take when nobody says otherwise.
 SHARE = 0.5
@@ -23,11 +23,10 @@ VARIABLE = "RLSD_MEMORY_BUDGET"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def observation_bytes(space: spaces.Space[Any], floats: int | None = 4) -> int:
+def observation_bytes(space: spaces.Space[Any]) -> int:
     """Return the bytes of one stored observation.
 
     :param space: the agent's.
-    :param floats: bytes of a floating-point number; None for those of its own type.
     """
     shapes = as_items(get_obs_shape(space))
     parts: dict[str, spaces.Space[Any]] = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
@@ -35,9 +34,7 @@ def observation_bytes(space: spaces.Space[Any], floats: int | None = 4) -> int:
         parts = dict(zip(shapes, parts.values(), strict=True))
     total = 0
     for key, shape in shapes.items():
-        dtype = np.dtype(parts[key].dtype or np.float32)
-        size = dtype.itemsize if floats is None or not np.issubdtype(dtype, np.floating) else floats
-        total += size * math.prod(shape)
+        total += storage_dtype(np.empty(0, parts[key].dtype or np.float32)).itemsize * math.prod(shape)
     return total
 
 

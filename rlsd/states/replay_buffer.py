@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlsd.actors import algorithm_name
 from rlsd.config import integer
-from rlsd.observations import Observations, as_items, from_items
+from rlsd.observations import Observations, as_items, from_items, storage_dtype
 from rlsd.sources import ReplaySource, Source
 from rlsd.states.base import States, StateStore, check_batch
 
@@ -51,9 +51,8 @@ class ReplayBufferStore(StateStore):
         return int(buffer.size() * buffer.n_envs)
 
     def gather(self, slots: np.ndarray, index: Tensor) -> Observations:  # noqa: D102
-        picked = {key: torch.from_numpy(view[slots]) for key, view in self._views.items()}
-        floats = {key: t.float() if t.is_floating_point() else t for key, t in picked.items()}
-        return from_items({key: tensor.to(self.device) for key, tensor in floats.items()})
+        picked = {key: torch.from_numpy(view[slots]).to(storage_dtype(view)) for key, view in self._views.items()}
+        return from_items({key: tensor.to(self.device) for key, tensor in picked.items()})
 
     @property
     def at_hand(self) -> int:  # noqa: D102

@@ -24,6 +24,8 @@ ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
     [
         (VECTOR, 12),
         (spaces.Box(-1, 1, (3,), np.float64), 12),
+        (spaces.Box(0, 9, (3,), np.uint16), 12),
+        (spaces.Box(0, 9, (3,), np.uint64), 24),
         (IMAGE_CHW, 36 * 36 * 3),
         (DICT, 36 * 36 * 3 + 12),
         (spaces.Discrete(5), 8),

@@ -146,6 +146,7 @@ def test_the_named_slots_are_exactly_those_that_changed(sizes, capacity):
     [
         (np.uint8, torch.uint8),
         (np.int64, torch.int64),
+        (np.uint16, torch.int32),
         (np.bool_, torch.bool),
         (np.float32, torch.float32),
         (np.float64, torch.float32),
