@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
 
 from rlsd import environment_state
 from rlsd.actors import Actor, MaskedActorCritic, actor_for
@@ -69,11 +71,11 @@ def compress(
 
     :param agent: the teacher, distilled or plain; not a RecurrentPPO.
     :param policy_kwargs: what differs from the agent's own, such as ``{"net_arch": [16]}``.
-    :param states: raw observations to learn on, ``(n, *shape)``, by key where the space is a Dict; where the agent
-        takes masks, all actions count as allowed. Or how many to gather in the environment. By default those that the
-        agent's distiller or replay buffer holds where these are 5,000, else 50,000 are gathered. Gathered states are
-        labelled by the teacher: first the teacher acts, then in turns with learning the student, so that where its own
-        mistakes lead is covered too (DAgger, Ross et al. 2011).
+    :param states: raw observations to learn on, ``(n, *shape)``, by key where the space is a Dict, images with their
+        channels first or last; where the agent takes masks, all actions count as allowed. Or how many to gather in the
+        environment. By default those that the agent's distiller or replay buffer holds where these are 5,000, else
+        50,000 are gathered. Gathered states are labelled by the teacher: first the teacher acts, then in turns with
+        learning the student, so that where its own mistakes lead is covered too (DAgger, Ross et al. 2011).
     :param steps: gradient steps in all. Usual range 5,000 to 100,000.
     :param learning_rate: of Adam, falling to 0. Usual range 3e-4 to 3e-3.
     :param batch_size: states at one gradient step. Usual range 64 to 1024.
@@ -218,12 +220,38 @@ def _states(agent: Any, actor: Actor, states: Any, seed: int) -> tuple[StateStor
         return store, 0
     if isinstance(states, numbers.Real):
         return store, checked_integer("states", states, low=1)
-    given = shaped({key: np.asarray(value) for key, value in as_items(states).items()}, agent)
+    given = _given(agent, states)
     if isinstance(actor, MaskedActorCritic):
         # Who does the same while all is allowed does so under any mask.
         n = len(next(iter(given.values())))
-        given.setdefault("@mask", np.ones((n, actor.family.size), dtype=np.uint8))
+        given["@mask"] = np.ones((n, actor.family.size), dtype=np.uint8)
     store.add(given)
     if store.count == 0:
         raise ValueError("states must hold finite observations, and of those given none is")
     return store, 0
+
+
+def _given(agent: BaseAlgorithm, states: Any) -> dict[str, np.ndarray]:
+    """Return observations that the user gave, by key, in the shape that the agent's buffers give them.
+
+    :raises ValueError: when they are not observations of the agent's.
+    """
+    space, by_key = agent.observation_space, isinstance(states, Mapping)
+    parts, shapes = as_items(space), as_items(get_obs_shape(space))  # a Dict space is a mapping itself
+    given = {key: np.asarray(value) for key, value in as_items(states).items()}
+    if given.keys() != parts.keys():
+        wanted = f"a dict of arrays by the keys {list(parts)}" if isinstance(space, spaces.Dict) else "one array"
+        found = f"a dict by the keys {list(given)}" if by_key else f"a {type(states).__name__}"
+        raise ValueError(f"states must be {wanted}, got {found}")
+    for key, array in given.items():
+        shape, own = shapes[key], array.shape[1:]
+        if own != shape and own == (*shape[1:], *shape[:1]) and is_image_space(parts[key]):
+            given[key] = VecTransposeImage.transpose_image(array)  # the environment has its channels last
+        elif own not in (shape, parts[key].shape) or not array.ndim or array.dtype.kind not in "biuf":
+            name = f"states[{key!r}]" if by_key else "states"
+            wanted = ", ".join(["n", *map(str, shape)])
+            raise ValueError(f"{name} must be numbers of shape ({wanted}), got {array.dtype} of shape {array.shape}")
+    lengths = {key: len(array) for key, array in given.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"states must hold as many observations by each key, got {lengths}")
+    return shaped(given, agent)

@@ -149,6 +149,32 @@ def test_states_that_a_loaded_agent_only_counts_are_gathered(
         compress(loaded, {"net_arch": [2]}, steps=8)
 
 
+@pytest.mark.parametrize("kind", ["image_hwc", "image_chw", "dict", "discrete_observations"])
+def test_given_states_are_what_the_agent_is_shown_also_as_its_environment_gives_them(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = build(PPO, kind)
+    own = agent.env.observation_space
+    raw = getattr(agent.env, "venv", agent.env).observation_space  # with the channels where the environment has them
+    raw.seed(0)
+    samples = [raw.sample() for _ in range(5)]
+    given: Any = {k: np.stack([one[k] for one in samples]) for k in raw} if kind == "dict" else np.stack(samples)
+    tensor = agent.policy.obs_to_tensor(given)[0]
+    shown = {key: value.reshape(5, -1) for key, value in as_items(tensor).items()}
+    module, stores = importlib.import_module("rlsd.compress"), []
+    monkeypatch.setattr(module, "imitate", lambda policy, comparison, store, *rest: stores.append(store))
+    turned: Any = {k: own_shape(v, own[k]) for k, v in given.items()} if kind == "dict" else own_shape(given, own)
+    for states in (given, turned):
+        compress(agent, {"net_arch": [2]}, states=states)
+        stored = stores.pop().tensors()
+        assert not differences({key: value.reshape(5, -1) for key, value in stored.items()}, shown)
+
+
+def own_shape(array: np.ndarray, space: Any) -> np.ndarray:
+    """Observations of an environment as the agent's space has them."""
+    return array if array.shape[1:] == space.shape else np.moveaxis(array, -1, 1)
+
+
 @pytest.mark.parametrize("kind", ["discrete", "multidiscrete", "multibinary", "dict"])
 def test_given_states_of_an_agent_with_masks_allow_all_actions(kind: str) -> None:
     agent = trained("MaskablePPO", kind)
@@ -215,6 +241,46 @@ def test_the_original_monitors_file_stays_as_it_was(tmp_path: Path) -> None:
 def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         compress(build(PPO), {"net_arch": [2]}, **(SMALL | arguments))
+
+
+IMAGES, VECTORS = np.zeros((4, 36, 36, 3), np.uint8), np.zeros((4, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "states", "said"),
+    [
+        ("discrete", np.zeros((300, 5)), "states must be numbers of shape (n, 3), got float64 of shape (300, 5)"),
+        ("discrete", np.zeros(3), "states must be numbers of shape (n, 3), got float64 of shape (3,)"),
+        ("discrete", "foo", "states must be numbers of shape (n, 3), got <U3 of shape ()"),
+        ("discrete", [["a", "b", "c"]], "states must be numbers of shape (n, 3), got <U1 of shape (1, 3)"),
+        ("discrete", {"a": VECTORS}, "states must be one array, got a dict by the keys ['a']"),
+        ("discrete_observations", np.array(3), "states must be numbers of shape (n, 1), got int64 of shape ()"),
+        (
+            "image_hwc",
+            IMAGES[:, :, :20],
+            "states must be numbers of shape (n, 3, 36, 36), got uint8 of shape (4, 36, 20, 3)",
+        ),
+        ("dict", VECTORS, "states must be a dict of arrays by the keys ['image', 'vector'], got a ndarray"),
+        (
+            "dict",
+            {"vector": VECTORS},
+            "states must be a dict of arrays by the keys ['image', 'vector'], got a dict by the keys ['vector']",
+        ),
+        (
+            "dict",
+            {"image": IMAGES, "vector": VECTORS[:, :2]},
+            "states['vector'] must be numbers of shape (n, 3), got float64 of shape (4, 2)",
+        ),
+        (
+            "dict",
+            {"image": IMAGES[:3], "vector": VECTORS},
+            "states must hold as many observations by each key, got {'image': 3, 'vector': 4}",
+        ),
+    ],
+)
+def test_states_that_are_not_the_agents_are_refused(kind: str, states: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        compress(build(PPO, kind), {"net_arch": [2]}, states=states, steps=2)
 
 
 @pytest.mark.parametrize("agent", [3, None, "agent.zip", PPO])
