@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -91,6 +91,9 @@ class Actor(ABC):
             for name in ("optimizer", "action_dist"):
                 value = getattr(owner, name, None)
                 memo[id(value)] = unused(value) if name == "action_dist" and value is not None else None
+        # So may any attribute: a layer's weight under weight_norm, an output that was kept to be looked at.
+        for part in module.modules():
+            memo |= {id(tensor): tensor.detach().clone() for tensor in _held(part) if not tensor.is_leaf}
         copied: nn.Module = copy.deepcopy(module, memo)
         return copied.requires_grad_(False).train(False)
 
@@ -139,6 +142,13 @@ def algorithm_name(agent: Any) -> str:
 
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _held(module: nn.Module) -> Iterator[Tensor]:
+    """Return the tensors among a module's attributes, also those in a list, a tuple or a dict such as its buffers."""
+    for value in vars(module).values():
+        several = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        yield from (one for one in several if isinstance(one, Tensor))
 
 
 def unused(dist: Any) -> Any:

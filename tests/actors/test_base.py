@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from agents import copied, differences, generators, untouched_generators
 from helpers import ALGORITHMS, disturb, observe, small_agent, small_ppo
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 import rlsd
@@ -80,6 +82,48 @@ def test_what_is_frozen_asks_for_no_gradient_is_in_evaluation_mode_and_has_no_op
     assert getattr(frozen, "optimizer", None) is None
     assert [p.requires_grad for p in agent.policy.parameters()] == asked
     assert all(module.training for module in agent.policy.modules())
+
+
+class Remembering(BaseFeaturesExtractor):
+    """Keeps what it gave last, alone and among others, and has a weight that is computed anew at each pass."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.net = nn.utils.weight_norm(nn.Linear(3, 4))
+        self.last, self.layers, self.by_name = None, [], {}
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, observations):
+        self.last = torch.relu(self.net(observations))
+        self.layers, self.by_name, self.seen = [self.last * 1], {"last": self.last * 1}, self.last.mean(0)
+        return self.last
+
+
+@pytest.mark.parametrize("name", ["PPO", "SAC", "DQN"])
+def test_a_policy_that_holds_tensors_of_a_graph_is_frozen_with_their_values(name):
+    agent = small_agent(name, policy_kwargs={"net_arch": [4], "features_extractor_class": Remembering})
+    actor = actor_for(agent)
+    live = actor.module(agent.policy)
+    actor.parameters(live, states_for(agent)).sum().backward()
+    frozen = actor.frozen(agent.policy)
+    extractor, mine = frozen.features_extractor, live.features_extractor
+    for kept, own in [
+        (extractor.last, mine.last),
+        (extractor.layers[0], mine.layers[0]),
+        (extractor.by_name["last"], mine.by_name["last"]),
+        (extractor.seen, mine.seen),
+        (extractor.net.weight, mine.net.weight),
+    ]:
+        assert own.grad_fn is not None, "the policy's own was taken out of its graph"
+        assert kept.grad_fn is None
+        assert torch.equal(kept, own)
+        assert kept.data_ptr() != own.data_ptr()
+    before = answer(agent, frozen)
+    assert torch.equal(before, answer(agent))
+    disturb(agent.policy)
+    assert torch.equal(answer(agent, frozen), before)
 
 
 @every_algorithm
