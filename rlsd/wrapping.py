@@ -267,14 +267,17 @@ def _special_ways(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
         """ARS: a boundary, before the candidates are drawn."""
         announce_boundary(callback)
         super(cls, self)._do_one_update(callback, *args, **kwargs)
-        if self.distiller is not None:
-            self.distiller.after(self, _no_update)
+        distiller = getattr(self, "distiller", None)  # a callback may have undistilled the agent
+        if distiller is not None:
+            distiller.after(self, _no_update)
 
     def _trigger_callback(self: Any, locals_: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """ARS: called at each step of a candidate's episodes, for one environment after the other."""
-        if self.distiller is not None:
-            self.distiller.note(self, locals_["observations"], locals_["i"])
-        return super(cls, self)._trigger_callback(locals_, *args, **kwargs)
+        distiller = getattr(self, "distiller", None)
+        if distiller is not None:
+            distiller.note(self, locals_["observations"], locals_["i"])
+        # An agent that was undistilled at an earlier step of the episode is no instance of ours any more.
+        return base._trigger_callback(self, locals_, *args, **kwargs)  # type: ignore[attr-defined]
 
     def evaluate_candidates(self: Any, candidate_weights: Any, callback: BaseCallback, async_eval: Any) -> Any:
         """ARS: the candidates' returns less each one's penalty."""
@@ -284,7 +287,8 @@ def _special_ways(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
                 "distilled on: leave async_eval out, or use distill=None"
             )
         returns = super(cls, self).evaluate_candidates(candidate_weights, callback, async_eval)
-        return returns if self.distiller is None else self.distiller.judged(self, candidate_weights, returns)
+        distiller = getattr(self, "distiller", None)
+        return returns if distiller is None else distiller.judged(self, candidate_weights, returns)
 
     def _update_current_progress_remaining(self: Any, num_timesteps: int, total_timesteps: int) -> None:
         """ARS: sb3-contrib reckons with the steps of this ``learn`` alone, which a resumed run must not."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from agents import (
     ALGORITHMS,
+    ALL_ALGORITHMS,
     KINDS,
     ROLLOUT,
     build,
@@ -287,6 +288,24 @@ def test_distillation_can_begin_and_end_inside_learn(algorithm: type[BaseAlgorit
     assert agent.distiller.deposits > 0
     agent.learn(4 * ROLLOUT, callback=At(3, rlsd.undistill))
     assert type(agent) is algorithm
+    assert patches(agent) == []
+
+
+@pytest.mark.parametrize("moment", ["_on_rollout_start", "_on_step", "_on_rollout_end"])
+@pytest.mark.parametrize("name", ALL_ALGORITHMS)
+def test_distillation_can_begin_and_end_at_every_moment_of_learn(name: str, moment: str) -> None:
+    algorithm = ALL_ALGORITHMS[name]
+    agent = build(algorithm, "box" if name in ("SAC", "TQC", "CrossQ", "TD3", "DDPG") else "discrete")
+    callback = At(0, lambda _: None)
+    setattr(callback, moment, lambda: rlsd.distill(agent, config()) and True)
+    agent.learn(ROLLOUT, callback=callback)
+    assert type(agent) is rlsd.SelfDistilled(algorithm)
+    agent.learn(4 * ROLLOUT)
+    assert agent.distiller.deposits > 0
+    setattr(callback, moment, lambda: rlsd.undistill(agent) and True)
+    agent.learn(4 * ROLLOUT, callback=callback)
+    assert type(agent) is algorithm
+    assert not {"distiller", "_distill_config"} & vars(agent).keys()
     assert patches(agent) == []
 
 
