@@ -85,15 +85,15 @@ def with_suffix(path: Any) -> Path:
 
 
 def existing(path: Any) -> Any:
-    """Return the file to load: the path itself if it is a file, else with ``.zip``; an open file as it is.
+    """Return the file to load: the path itself if it is a file, else with ``.zip`` added; an open file as it is.
 
     :raises FileNotFoundError: when neither is a file.
     """
     if not isinstance(path, (str, os.PathLike)):
         return path
-    found = Path(path) if Path(path).is_file() else with_suffix(path)
+    found = Path(path) if Path(path).is_file() else Path(f"{os.fspath(path)}.zip")
     if not found.is_file():
-        raise FileNotFoundError(f"no such file: {found}")
+        raise FileNotFoundError(f"no such file: {with_suffix(path)}")
     return found
 
 

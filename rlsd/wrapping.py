@@ -220,7 +220,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             checkpoint.save(self, path, self.distiller, lambda target: plain_save(target, exclude, include))
 
         @classmethod
-        def load(cls, path: Any, env: Any = None, device: Any = "auto", **kwargs: Any) -> Any:
+        def load(cls, path: Any, env: Any = None, device: Any = "auto", *args: Any, **kwargs: Any) -> Any:
             """Load as SB3 does, then take up the distillation where the file left it.
 
             :param distill: replaces the answers in the file; teacher and states then start over.
@@ -237,7 +237,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 same = saved is not None
             # SB3's load puts keywords into the agent before it sets the model up, where the distiller is made.
             kwargs |= {"_distill_config": config, "_acceleration": acceleration}
-            agent = super().load(path, env, device, **kwargs)
+            agent = super().load(path, env, device, *args, **kwargs)
             if saved is not None and same and agent.distiller is not None:
                 saved.restore(agent.distiller, agent)
             elif agent.distiller is not None:

@@ -303,6 +303,16 @@ def test_paths_are_understood_as_sb3_does(tmp_path: Path, as_type: Callable[[Any
         SelfDistilledPPO.load(as_type(tmp_path / "nothing"))
 
 
+@pytest.mark.parametrize("load", [SelfDistilledPPO.load, lambda path: rlsd.load_weights(path, build(PPO))])
+def test_a_name_with_a_dot_in_it_is_found_with_and_without_its_suffix(saved: Path, load: Callable[[Any], Any]) -> None:
+    saved.rename(saved.with_name("lr0.5_steps.zip"))
+    for name in ("lr0.5_steps", "lr0.5_steps.zip"):
+        PPO.load(saved.with_name(name))
+        load(saved.with_name(name))
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*lr0\.4\.zip$"):
+        load(saved.with_name("lr0.4.zip"))
+
+
 def test_a_new_file_is_readable_by_whom_other_new_files_are(saved: Path) -> None:
     other = saved.with_name("other")
     other.touch()
@@ -313,6 +323,7 @@ def test_sb3s_own_arguments_are_passed_on(saved: Path) -> None:
     agent = SelfDistilledPPO.load(saved, custom_objects={"gamma": 0.5}, tensorboard_log="nowhere")
     assert agent.gamma == 0.5
     assert agent.tensorboard_log == "nowhere"
+    assert SelfDistilledPPO.load(saved, None, "cpu", {"gamma": 0.5}, False).gamma == 0.5
     agent.save(saved, exclude=["gamma"])
     with zipfile.ZipFile(saved) as archive:
         assert "gamma" not in json.loads(archive.read("data"))
