@@ -52,6 +52,18 @@ _FINGERPRINTS: tuple[tuple[str, set[str]], ...] = (
     ("DQN", {"exploration_fraction"}),
 )
 
+#: Those whose ``data`` entry has the same keys, by the packages that the policy or the rollout buffer comes from.
+_RELATIVES: dict[str, dict[str, str]] = {
+    "PPO": {
+        "MaskablePPO": "sb3_contrib.common.maskable.",
+        "RecurrentPPO": "sb3_contrib.common.recurrent.",
+        "PPO": "stable_baselines3.",
+    },
+    "SAC": {"CrossQ": "sb3_contrib.crossq.", "SAC": "stable_baselines3."},
+    "DQN": {"QRDQN": "sb3_contrib.qrdqn.", "DQN": "stable_baselines3."},
+}
+_KNOWN = {label for label, _ in _FINGERPRINTS}.union(*_RELATIVES.values())
+
 
 def save(agent: BaseAlgorithm, path: Any, distiller: Distiller | None, plain_save: Callable[[Any], None]) -> None:
     """Write an agent's zip with the distillation's state in it; the file at ``path`` is replaced whole or not at all.
@@ -64,12 +76,12 @@ def save(agent: BaseAlgorithm, path: Any, distiller: Distiller | None, plain_sav
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as unfinished:
             _write_plain(unfinished, plain_save)
-            _append(unfinished, distiller)
+            _append(unfinished, agent, distiller)
     else:
         with tempfile.TemporaryDirectory() as folder:
             unfinished = Path(folder, "agent.zip")
             _write_plain(unfinished, plain_save)
-            _append(unfinished, distiller)
+            _append(unfinished, agent, distiller)
             path.write(unfinished.read_bytes())
 
 
@@ -119,8 +131,8 @@ def _umask() -> int:
     return mask
 
 
-def _append(path: Path, distiller: Distiller | None) -> None:
-    config: dict[str, Any] = {"format": FORMAT, "rlsd": __version__, "distill": None}
+def _append(path: Path, agent: BaseAlgorithm, distiller: Distiller | None) -> None:
+    config: dict[str, Any] = {"format": FORMAT, "rlsd": __version__, "algorithm": _known(type(agent)), "distill": None}
     with zipfile.ZipFile(path, "a") as archive:
         if distiller is not None:
             config |= {"distill": distiller.config.to_dict(), "state": distiller.state()}
@@ -185,8 +197,9 @@ def read(path: Any, algorithm: type[BaseAlgorithm]) -> Saved | None:
             broken = archive.testzip()
             if broken is not None:
                 raise ValueError(f"{name} is damaged: its entry {broken!r} fails its checksum")
-            _check_algorithm(name, archive, algorithm)
-            return _read_entries(name, archive)
+            saved = _read_entries(name, archive)
+            _check_algorithm(name, archive, algorithm, saved)
+            return saved
     except _ZIP_ERRORS as error:
         raise ValueError(f"{name} is damaged or no SB3 zip: {error}") from error
     finally:
@@ -227,15 +240,34 @@ def _read_entries(name: str, archive: zipfile.ZipFile) -> Saved | None:
     return Saved(name, data, tensors)
 
 
-def _check_algorithm(name: str, archive: zipfile.ZipFile, algorithm: type[BaseAlgorithm]) -> None:
+def _check_algorithm(name: str, archive: zipfile.ZipFile, algorithm: type[BaseAlgorithm], saved: Saved | None) -> None:
     if "data" not in archive.namelist():
         raise ValueError(f"{name} is no SB3 zip: it has no entry 'data'")
     try:
-        keys = set(json.loads(archive.read("data")))
+        data = dict(json.loads(archive.read("data")))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{name} is damaged: its entry 'data' is not valid JSON") from error
-    known = dict(_FINGERPRINTS)
-    expected = next((cls.__name__ for cls in algorithm.__mro__ if cls.__name__ in known), None)
-    found = next((label for label, marks in _FINGERPRINTS if marks <= keys), None)
-    if expected is not None and found is not None and found != expected:
-        raise ValueError(f"{name} holds an agent of {found}, not of {expected}: load it with {found}")
+    written = None if saved is None else saved.data.get("algorithm")
+    found = _writers(data) if written is None else [str(written)]
+    expected = _known(algorithm)
+    if expected is not None and found and expected not in found:
+        writer = " or ".join(found)
+        raise ValueError(f"{name} holds an agent of {writer}, not of {expected}: load it with {writer}")
+
+
+def _known(algorithm: type[BaseAlgorithm]) -> str | None:
+    """Return the algorithm that a class is, or is a subclass of; None when it is none that a zip can be told by."""
+    return next((cls.__name__ for cls in algorithm.__mro__ if cls.__name__ in _KNOWN), None)
+
+
+def _writers(data: dict[str, Any]) -> list[str]:
+    """Return the algorithm that wrote a ``data`` entry: none or several where it does not say."""
+    found = next((label for label, marks in _FINGERPRINTS if marks <= data.keys()), None)
+    if found not in _RELATIVES:
+        return [] if found is None else [found]
+    # SB3 writes the module of a class beside its pickle. One of the user's own says nothing.
+    parts = [data.get("policy_class"), data.get("rollout_buffer_class")]
+    modules = [str(part.get("__module__")) for part in parts if isinstance(part, dict)]
+    packages = _RELATIVES[found].items()
+    told = [label for label, package in packages if any(module.startswith(package) for module in modules)]
+    return told[:1] or list(_RELATIVES[found])

@@ -33,7 +33,11 @@ from agents import (
     make_env,
     training_state,
 )
-from stable_baselines3 import A2C, DQN, PPO
+from helpers import small_agent
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 
@@ -446,6 +450,53 @@ def test_a_zip_of_an_off_policy_algorithm_names_both(tmp_path: Path) -> None:
     DQN("MlpPolicy", make_env(n_envs=1), buffer_size=10, device="cpu").save(tmp_path / "agent")
     with pytest.raises(ValueError, match="holds an agent of DQN, not of PPO"):
         SelfDistilledPPO.load(tmp_path / "agent")
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+@pytest.mark.parametrize("name", ALL_ALGORITHMS)
+def test_a_zip_is_its_own_algorithms_alone(tmp_path: Path, name: str, wrap: bool) -> None:
+    (small_agent(name, wrap=rlsd.SelfDistilled) if wrap else small_agent(name)).save(tmp_path / "agent.zip")
+    for other, algorithm in ALL_ALGORITHMS.items():
+        if other == name or {name, other} == {"TD3", "DDPG"}:  # which are one, with other settings
+            checkpoint.read(tmp_path / "agent.zip", algorithm)
+        else:
+            with pytest.raises(ValueError, match=f"holds an agent of {name.replace('DDPG', 'TD3')}, not of "):
+                checkpoint.read(tmp_path / "agent.zip", algorithm)
+
+
+class OwnPolicy(MaskableActorCriticPolicy):
+    """A user's policy, whose module says nothing of an algorithm."""
+
+
+class OwnBuffer(MaskableRolloutBuffer):
+    """A user's buffer."""
+
+
+@pytest.mark.parametrize("own", [{"policy": OwnPolicy}, {"policy": OwnPolicy, "rollout_buffer_class": OwnBuffer}])
+def test_a_zip_with_parts_of_the_users_own_is_loaded(tmp_path: Path, own: dict[str, Any]) -> None:
+    agent = small_agent("MaskablePPO", **own)
+    agent.save(tmp_path / "agent")
+    assert type(rlsd.SelfDistilled(MaskablePPO).load(tmp_path / "agent").policy) is OwnPolicy
+    with pytest.raises(ValueError, match=r"holds an agent of MaskablePPO.*, not of A2C"):
+        rlsd.SelfDistilled(A2C).load(tmp_path / "agent")
+    rlsd.distill(agent).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="holds an agent of MaskablePPO, not of PPO"):
+        SelfDistilledPPO.load(tmp_path / "agent")
+
+
+class Delayed(SAC):
+    """A user's SAC, with a setting that CrossQ has too."""
+
+    def _setup_model(self) -> None:
+        self.policy_delay = 2
+        super()._setup_model()
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+def test_a_users_own_subclass_with_more_settings_is_taken_for_what_it_is(tmp_path: Path, wrap: bool) -> None:
+    (distilled(Delayed, "box") if wrap else build(Delayed, "box")).save(tmp_path / "agent")
+    for algorithm in (SAC, Delayed):
+        assert rlsd.SelfDistilled(algorithm).load(tmp_path / "agent").policy_delay == 2
 
 
 def test_a_users_own_subclass_is_taken_for_what_it_is(tmp_path: Path) -> None:
