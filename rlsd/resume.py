@@ -69,12 +69,13 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
 
     :param folder: what :func:`save_checkpoint` wrote, or a folder of :class:`Checkpoints`, whose latest is taken.
     :param env: replaces the saved environment. Its episodes start afresh, so the run goes on but not exactly; a
-        ``VecNormalize`` around it takes up the saved statistics.
+        ``VecNormalize`` around it takes up the saved statistics. It may have more or fewer environments than the saved
+        one, but for agents with a replay buffer.
     :param device: where the agent is to train.
     :param load: passed on to the agent's ``load``; ``distill=`` hands over a schedule that is a function, ``speed=``
         and ``rollout_device=`` say what an accelerated agent does not save.
-    :raises ValueError: when the folder is no checkpoint or damaged, or its environment could not be saved and none is
-        given; the message says what to do.
+    :raises ValueError: when the folder is no checkpoint or damaged, its environment could not be saved and none is
+        given, or the one given does not fit; the message says what to do.
     """
     folder = Path(folder)
     if not (folder / SUMMARY).is_file():
@@ -87,6 +88,8 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
     # HerReplayBuffer cannot be made without an environment. Loading seeds it, so the one trained in is thawed apart.
     made_in = (_thawed(folder / ENVIRONMENT) if saved else env) if summary.get("needs_environment") else None
     algorithm = _algorithm(summary["algorithm"], summary["wrapped"])
+    if env is not None:
+        load["n_envs"] = getattr(env, "num_envs", 1)
     agent: Any = algorithm.load(folder / AGENT, env=made_in, device=device, force_reset=False, **load)
     if env is not None:
         agent.set_env(env, force_reset=True)
@@ -94,7 +97,7 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
         agent.set_env(_thawed(folder / ENVIRONMENT), force_reset=False)
     if env is not None:
         _take_statistics(agent, folder)
-    _load_what_the_zip_leaves_out(agent, folder)
+    _load_what_the_zip_leaves_out(agent, folder, memory=env is None)
     # Last, since loading seeds every generator anew.
     _restore_generators(agent, generators)
     return agent
@@ -271,10 +274,16 @@ def _save_what_the_zip_leaves_out(agent: Any, folder: Path) -> None:
         safetensors.torch.save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / MEMORY)
 
 
-def _load_what_the_zip_leaves_out(agent: Any, folder: Path) -> None:
+def _load_what_the_zip_leaves_out(agent: Any, folder: Path, memory: bool) -> None:
     if (folder / REPLAY_BUFFER).is_file():
         agent.load_replay_buffer(folder / REPLAY_BUFFER, truncate_last_traj=False)
-    if (folder / MEMORY).is_file():
+        if agent.replay_buffer.n_envs != agent.n_envs:
+            held = agent.replay_buffer.n_envs
+            raise ValueError(
+                f"env has {agent.n_envs} environments, and the saved replay buffer is of {held}: "
+                f"give {held}, or load(..., env=env) {folder / AGENT}, which begins an empty buffer"
+            )
+    if memory and (folder / MEMORY).is_file():  # it begins anew where the episodes do
         tensors = safetensors.torch.load_file(folder / MEMORY, device=str(agent.device))
         kind = type(agent._last_lstm_states)
         agent._last_lstm_states = kind(*((tensors[f"{i}/0"], tensors[f"{i}/1"]) for i in range(2)))

@@ -35,7 +35,7 @@ from agents import (
     scramble,
     training_state,
 )
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.monitor import Monitor
@@ -483,6 +483,32 @@ def test_an_environment_of_ones_own_replaces_the_saved_one(tmp_path: Path) -> No
     assert isinstance(env, VecNormalize)
     agent.learn(3 * ROLLOUT, reset_num_timesteps=False)
     assert agent.distiller.deposits > 0
+
+
+@pytest.mark.parametrize("n_envs", [1, N_ENVS + 1])
+@pytest.mark.parametrize("wrap", [True, False])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("PPO", "normalized"), ("A2C", "gsde"), ("RecurrentPPO", "box"), ("ARS", "discrete")]
+)
+def test_more_or_fewer_environments_replace_the_saved_ones(
+    name: str, kind: str, wrap: bool, n_envs: int, tmp_path: Path
+) -> None:
+    agent = (distilled if wrap else build)(ALL_ALGORITHMS[name], kind).learn(2 * ROLLOUT)
+    env = make_env(kind, n_envs=n_envs)
+    again = rlsd.resume(rlsd.save_checkpoint(agent, tmp_path / "here"), env=env)
+    assert again.get_env() is env
+    assert not differences(agent.policy.state_dict(), again.policy.state_dict())
+    again.learn(3 * ROLLOUT, reset_num_timesteps=False)
+    assert again.num_timesteps >= agent.num_timesteps + 3 * ROLLOUT
+    assert not wrap or again.distiller.deposits > agent.distiller.deposits
+
+
+@pytest.mark.parametrize("kind", ["box", "box_goal"])
+def test_another_number_of_environments_than_the_replay_buffers_is_one_clear_error(kind: str, tmp_path: Path) -> None:
+    stopped(distilled(SAC, kind), tmp_path, at=2 * ROLLOUT)
+    with pytest.raises(ValueError, match=r"^env has 3 environments, .* is of 2: give 2, or load.*agent\.zip"):
+        rlsd.resume(tmp_path, env=make_env(kind, n_envs=3))
+    assert rlsd.resume(tmp_path, env=make_env(kind)).learn(ROLLOUT, reset_num_timesteps=False)
 
 
 def test_an_environment_with_other_spaces_is_one_clear_error(tmp_path: Path) -> None:
