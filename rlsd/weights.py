@@ -6,6 +6,7 @@ compared with the agent's own by name, shape and number type before any is taken
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import zipfile
@@ -91,18 +92,33 @@ def _compare(where: str, found: Mapping[Any, Any], own: Mapping[Any, Any]) -> No
 
 
 def _compare_optimizer(where: str, found: Mapping[str, Any], own: torch.optim.Optimizer) -> None:
-    """Check that every tensor of an optimizer's state is a single number or has its parameter's shape."""
-    parameters = [parameter for group in own.param_groups for parameter in group["params"]]
+    """Check that an optimizer's state is what this one keeps: the same names, shapes and number types."""
     groups, state = found.get("param_groups"), found.get("state")
     if not isinstance(groups, list) or not isinstance(state, dict):
         raise ValueError(f"{where} does not fit this agent: it has no 'param_groups' or no 'state'")
+    expected = _kept(own)
     count = sum(len(group["params"]) for group in groups)
-    if count != len(parameters) or not set(state) <= set(range(count)):
-        raise ValueError(f"{where} does not fit this agent: it is for {count} parameters, {len(parameters)} expected")
+    if count != len(expected) or not set(state) <= set(range(count)):
+        raise ValueError(f"{where} does not fit this agent: it is for {count} parameters, {len(expected)} expected")
     for number, values in state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameters[number].shape:
-                raise ValueError(
-                    f"{where} does not fit this agent: {name!r} of parameter {number} is {tuple(value.shape)}, "
-                    f"{tuple(parameters[number].shape)} expected"
-                )
+        _compare(f"{where}, parameter {number}", _as_tensors(values), _as_tensors(expected[number]))
+
+
+def _kept(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return what an optimizer keeps of each parameter once it has made a step."""
+    stepped = copy.deepcopy(optimizer)
+    parameters = [parameter for group in stepped.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    stepped.step()
+    return [stepped.state[parameter] for parameter in parameters]
+
+
+def _as_tensors(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Make single numbers alike: the count of steps is a number or a tensor, by optimizer and torch's version."""
+    number = torch.zeros(())
+    return {
+        name: number if isinstance(value, (int, float)) or getattr(value, "shape", None) == () else value
+        for name, value in values.items()
+        if value is not None
+    }

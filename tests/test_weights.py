@@ -196,6 +196,9 @@ WRONG_OPTIMIZERS = {
     "no groups": lambda s: without(s, "param_groups"),
     "unknown parameter": lambda s: change(s, state={99: s["state"][0]}),
     "shape": lambda s: change(s, state=s["state"] | {0: change(s["state"][0], exp_avg=torch.ones(7, 7))}),
+    "type": lambda s: change(s, state={0: {n: v.double() for n, v in s["state"][0].items()}}),
+    "no count of steps": lambda s: change(s, state=s["state"] | {0: without(s["state"][0], "step")}),
+    "numbers for moments": lambda s: change(s, state=s["state"] | {0: change(s["state"][0], exp_avg=3.0)}),
     "groups of numbers": lambda s: change(s, param_groups=[1, 2]),
     "state of one parameter for another": lambda s: change(s, state={0: s["state"][1]}),
     "state of numbers": lambda s: change(s, state={0: 3}),
@@ -208,6 +211,35 @@ def test_an_optimizers_state_that_does_not_fit_is_an_error(make, tmp_path):
     changed = make(original.policy.optimizer.state_dict())
     file = replaced(saved(original, tmp_path), "policy.optimizer.pth", as_pth(changed))
     assert_refused(file, trained("PPO", seed=1))
+
+
+OPTIMIZERS: dict[str, dict[str, object]] = {
+    "RMSprop": {},  # SB3's default for A2C
+    "Adam": {"use_rms_prop": False},
+    "AMSGrad": {"use_rms_prop": False, "policy_kwargs": {"net_arch": [6], "optimizer_kwargs": {"amsgrad": True}}},
+    "SGD": {"use_rms_prop": False, "policy_kwargs": {"net_arch": [6], "optimizer_class": torch.optim.SGD}},
+    "momentum": {
+        "use_rms_prop": False,
+        "policy_kwargs": {
+            "net_arch": [6],
+            "optimizer_class": torch.optim.SGD,
+            "optimizer_kwargs": {"momentum": 0.9},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("steps", [0, 24])
+@pytest.mark.parametrize("theirs", OPTIMIZERS)
+@pytest.mark.parametrize("mine", OPTIMIZERS)
+def test_the_state_of_another_optimizer_is_an_error(mine, theirs, steps, tmp_path):
+    file = saved(trained("A2C", **OPTIMIZERS[theirs]), tmp_path)
+    agent = small_agent("A2C", seed=1, **OPTIMIZERS[mine]).learn(steps)
+    if mine == theirs or theirs == "SGD":  # which keeps nothing
+        rlsd.load_weights(file, agent)
+    else:
+        assert_refused(file, agent, "policy.optimizer, parameter 0 does not fit this agent: '")
+    agent.learn(24)
 
 
 @pytest.mark.parametrize(
