@@ -9,7 +9,7 @@ from itertools import permutations
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 
 from rlsd.teachers import PeersTeacher
 from rlsd.teachers.peers import Kind
@@ -110,7 +110,7 @@ def learn_together(
     :param agents: self-distilled agents, each with its own environment.
     :param total_timesteps: environment steps of each.
     :param turn: environment steps of a turn, rounded up to whole rollouts; 1 is a rollout each.
-    :param callbacks: a callback for each agent, or None.
+    :param callbacks: for each agent what ``learn`` takes: a callback, a list of them, a function, or None.
     :param learn: passed on to each ``learn``: ``reset_num_timesteps``, ``log_interval`` and so on.
     :raises TypeError: when one is not self-distilled.
     :raises ValueError: when an agent is named twice, there are not as many callbacks as agents, or agents of one group
@@ -157,6 +157,7 @@ def _learning(
     def run(turns: BaseCallback) -> Any:
         # The turn is given away first, so that what the user's callbacks do at a boundary is done in one's own turn.
         user = callback if isinstance(callback, list) else [callback] if callback is not None else []
+        user = [ConvertCallback(each) if callable(each) else each for each in user]
         return agent.learn(total_timesteps, callback=CallbackList([turns, *user]), **learn)
 
     return run

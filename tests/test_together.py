@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from agents import ROLLOUT, build, config, copied, differences, distillation_state, scramble, training_state
+from agents import N_STEPS, ROLLOUT, build, config, copied, differences, distillation_state, scramble, training_state
 from agents import distilled as wrapped
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
@@ -98,6 +98,20 @@ def test_resumed_peers_train_as_if_they_had_never_stopped(algorithm, kind, tmp_p
     learn_together(agents, half, reset_num_timesteps=False)
     assert all(agent.distiller.teacher.ready for agent in agents)
     assert not differences(expected, whole_state(agents))
+
+
+def test_a_function_is_a_callback_as_in_learn():
+    agents, called = [peer("functions", seed=seed) for seed in (1, 2)], [0, 0]
+
+    def count(number):
+        def callback(_locals, _globals) -> bool:
+            called[number] += 1
+            return called[number] < N_STEPS + 2
+
+        return callback
+
+    learn_together(agents, 3 * ROLLOUT, callbacks=[count(0), [Log("b", []), count(1)]])
+    assert called == [N_STEPS + 2] * 2, "what it returns ends its agent's training"
 
 
 class Failing(BaseCallback):
