@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -107,7 +109,7 @@ class Evaluation(EvalCallback):
         if not self._folder.evaluations.is_file():
             return
         try:
-            with np.load(self._folder.evaluations) as found:
+            with self._folder.evaluations.open("rb") as file, np.load(file) as found:
                 past: dict[str, Any] = {key: found[key].tolist() for key in found.files}
             kept = [i for i, when in enumerate(past["timesteps"]) if when <= step]
             self.evaluations_timesteps = [past["timesteps"][i] for i in kept]
@@ -115,7 +117,8 @@ class Evaluation(EvalCallback):
             self.evaluations_length = [past["ep_lengths"][i] for i in kept]
             if "successes" in past:
                 self.evaluations_successes = [past["successes"][i] for i in kept]
-        except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
+        # A run that is killed while SB3 writes the file leaves the beginning of a zip.
+        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             warn(f"starting evaluations.npz anew, since it cannot be read: {one_line(error)}")
             return
         if kept:

@@ -59,9 +59,11 @@ def test_what_was_evaluated_after_the_checkpoint_is_evaluated_anew(parts):
     assert stored(folder)["timesteps"] == [200, 400, 600], "steps are there twice"
 
 
-def test_a_damaged_record_does_not_stop_the_run(parts, capsys):
+@pytest.mark.parametrize("damage", [lambda whole: b"PK cut short", lambda whole: whole[: len(whole) // 2]])
+def test_a_damaged_record_does_not_stop_the_run(parts, capsys, damage):
     _, agent, folder = parts
-    folder.evaluations.write_bytes(b"PK cut short")
+    np.savez(folder.evaluations, timesteps=[100], results=[[1.0]], ep_lengths=[[1]])
+    folder.evaluations.write_bytes(damage(folder.evaluations.read_bytes()))
     agent.learn(200, callback=evaluation(parts))
     assert "evaluations.npz" in capsys.readouterr().err, "nobody was told"
     assert stored(folder)["timesteps"] == [200], "no new record"
