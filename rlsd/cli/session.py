@@ -8,6 +8,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.logger import TensorBoardOutputFormat
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 import rlsd
 from rlsd.cli import saving
@@ -22,6 +24,22 @@ from rlsd.cli.runfolder import RunFolder
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
+
+
+class ForgetLostSteps(BaseCallback):
+    """Has TensorBoard forget what a run that was killed had logged after its checkpoint: it will be logged again."""
+
+    def _on_training_start(self) -> None:
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                writer: Any = output.writer.file_writer
+                # Twice: TensorBoard takes the first it reads of a run for its beginning, and forgets nothing.
+                for _ in range(2):
+                    start = Event(step=self.num_timesteps + 1, session_log=SessionLog(status=SessionLog.START))
+                    writer.add_event(start)
+
+    def _on_step(self) -> bool:
+        return True
 
 
 class End(Enum):
@@ -103,6 +121,8 @@ class Session:
     def _watchers(self) -> list[BaseCallback]:
         plan = self.plan
         watchers: list[BaseCallback] = [EpisodeLog(self.folder.monitor, plan.env_id)]
+        if self.resumed:
+            watchers.append(ForgetLostSteps())
         if plan.eval_freq:
             seed = plan.seed + EVALUATION_SEED
             env = self._evaluation_env(seed)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 import yaml
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from stable_baselines3 import PPO
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlsd.cli.main import main
 from rlsd.speed import MAX, NOTHING
@@ -67,6 +69,22 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, capsys, extra):
     assert [path.name for path in (two / "tensorboard").iterdir()] == ["PPO_1"], "TensorBoard shows two runs"
     assert train("--resume", str(two)) == 0, "a finished run is no error"
     assert "is finished: 1,024 of 1,024" in capsys.readouterr().out, "a finished run says so"
+
+
+def test_tensorboard_forgets_what_a_killed_run_logged_after_its_checkpoint(tmp_path):
+    words = ["--env", "CartPole-v1", "-n", "1024", "-f", str(tmp_path), "--save-freq", "256", *CONSTANT]
+    assert train(*words) == 0, "first part"
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    (run / "results.json").unlink()
+    for name in ("768", "1024"):  # as if it had been killed before these were saved
+        shutil.rmtree(run / "checkpoints" / name)
+    (events,) = (run / "tensorboard" / "PPO_1").iterdir()
+    events.rename(events.with_name("events.out.tfevents.0"))  # read first, though the next begins in the same second
+    assert train("--resume", str(run)) == 0, "second part"
+    curves = EventAccumulator(str(run / "tensorboard" / "PPO_1"), {"scalars": 0}).Reload()
+    # The figures of the last update before the checkpoint are logged after it, and go with the process.
+    for tag, steps in (("eval/mean_reward", [256, 512, 768, 1024]), ("distill/coef", [512, 1024])):
+        assert [event.step for event in curves.Scalars(tag)] == steps, f"steps of {tag}"
 
 
 def test_a_resumed_run_stays_the_run_it_was(tmp_path, capsys):
