@@ -48,6 +48,7 @@ class End(Enum):
     DONE = "done"
     SAVED = "stopped at a whole rollout, and saved"
     CUT = "stopped at once; what was learned since the last checkpoint is lost"
+    UNEVALUATED = "done, but stopped before the final agent was evaluated"
 
 
 @dataclass
@@ -85,6 +86,23 @@ class Session:
 
     def learn(self) -> End:
         """Train to the planned number of steps, or until a signal says stop. Saves the agent in either case."""
+        try:
+            end = self._train()
+            self._save(end)
+        except KeyboardInterrupt:
+            return End.CUT
+        return end
+
+    def score(self) -> Score:
+        """Evaluate the agent as it is at the end, in episodes that no other evaluation saw."""
+        plan = self.plan
+        env = self._evaluation_env(plan.seed + FINAL_EVALUATION_SEED)
+        try:
+            return evaluate(self.agent, env, max(plan.options.eval_episodes, FINAL_EPISODES))
+        finally:
+            env.close()
+
+    def _train(self) -> End:
         every, keep = saving.save_every(self.plan, self.agent), saving.keep(self.agent)
         checkpoints = rlsd.Checkpoints(self.folder.checkpoints, every=every, keep=keep)
         callbacks = [checkpoints, *self._watchers()]
@@ -98,25 +116,12 @@ class Session:
                     tb_log_name=self.plan.algorithm.__name__,
                     reset_num_timesteps=not self.resumed,
                 )
-            end = End.DONE
         except rlsd.Stopped:
-            end = End.SAVED
-        except KeyboardInterrupt:
-            return End.CUT
+            return End.SAVED
         finally:
             self.seconds = time.perf_counter() - started
             self._close(callbacks)
-        self._save(end)
-        return end
-
-    def score(self) -> Score:
-        """Evaluate the agent as it is at the end, in episodes that no other evaluation saw."""
-        plan = self.plan
-        env = self._evaluation_env(plan.seed + FINAL_EVALUATION_SEED)
-        try:
-            return evaluate(self.agent, env, max(plan.options.eval_episodes, FINAL_EPISODES))
-        finally:
-            env.close()
+        return End.DONE
 
     def _watchers(self) -> list[BaseCallback]:
         plan = self.plan

@@ -95,6 +95,9 @@ def _run(session: Session, record: Record) -> int:
             say_stopped(session, end)
             return EXIT_INTERRUPTED
         score = session.score()
+    except KeyboardInterrupt:
+        say_stopped(session, End.UNEVALUATED)
+        return EXIT_INTERRUPTED
     finally:
         session.env.close()
     write_results(session, record, score)

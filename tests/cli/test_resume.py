@@ -20,6 +20,7 @@ from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlsd.cli.main import main
+from rlsd.cli.session import Session
 from rlsd.speed import MAX, NOTHING
 
 # Constant, since a schedule knows how long the run is to be.
@@ -112,11 +113,9 @@ def test_a_run_cannot_be_resumed_to_a_step_that_it_is_past(tmp_path, capsys):
 
 
 def test_a_resumed_run_keeps_its_speed_and_can_be_given_another(tmp_path, monkeypatch):
-    from rlsd.cli import session
-
     learned = []
-    own = session.Session.learn
-    monkeypatch.setattr(session.Session, "learn", lambda self: learned.append(self.agent.accelerator) or own(self))
+    own = Session.learn
+    monkeypatch.setattr(Session, "learn", lambda self: learned.append(self.agent.accelerator) or own(self))
     given = ["--speed", "max", "--rollout-device", "cpu"]
     assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), *given) == 0, "first part"
     run = tmp_path / "ppo" / "CartPole-v1_1"
@@ -213,3 +212,17 @@ def test_a_signal_saves_and_exits_and_the_run_can_go_on(tmp_path, number):
     more = int(checkpoint.name) + 256
     assert train("--resume", str(run), "-n", str(more)) == 0, "it could not go on"
     assert json.loads((run / "results.json").read_text())["timesteps"] == more, "it went on from somewhere else"
+
+
+@pytest.mark.parametrize("where", ["_save", "score"])
+def test_ctrl_c_while_the_end_is_saved_or_evaluated_says_how_to_go_on(tmp_path, capsys, monkeypatch, where):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, where, stop)
+    assert train("--env", "CartPole-v1", "-n", "512", "-f", str(tmp_path), "--save-freq", "256", *CONSTANT) == 130
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"train --resume {run}"), "how to go on is not said"
+    monkeypatch.undo()
+    assert train("--resume", str(run)) == 0, "it could not go on"
+    assert json.loads((run / "results.json").read_text())["timesteps"] == 512, "it did not come to its end"
