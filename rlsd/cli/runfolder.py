@@ -120,6 +120,19 @@ class RunFolder:
         """Return the folder for TensorBoard: the run's own, or its likeness below ``elsewhere``."""
         return Path(elsewhere) / self.root.parent.name / self.root.name if elsewhere else self.root / "tensorboard"
 
+    def make_tensorboard(self, elsewhere: str | None) -> None:
+        """Make the folder for TensorBoard.
+
+        :raises UserError: when it cannot be made.
+        """
+        try:
+            self.tensorboard(elsewhere).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            where = elsewhere or str(self.root)
+            raise UserError(
+                f"cannot write to TensorBoard's folder {where!r}: {error.strerror}; choose another -tb"
+            ) from error
+
     def write_yaml(self, name: str, data: Any) -> None:
         """Write ``data`` to ``ENV/name``, whole or not at all."""
         self._write(self.params / name, yaml.safe_dump(data, sort_keys=False))

@@ -158,7 +158,8 @@ class Session:
                 self.best = float(callback.best_mean_reward)
         for thing in self._open:
             thing.close()
-        self.agent.logger.close()
+        if getattr(self.agent, "_logger", None) is not None:  # else training ended before it had one
+            self.agent.logger.close()
 
     def _save(self, end: End) -> None:
         self.agent.save(self.folder.final_agent)

@@ -48,6 +48,7 @@ def _train(options: TrainOptions, argv: Sequence[str]) -> int:
     folder = RunFolder.create(Path(options.log_folder), options.algo, plan.env_id)
     try:
         agent = new_agent(plan, env, folder.tensorboard(options.tensorboard_log))
+        folder.make_tensorboard(options.tensorboard_log)
         record = Record.new(folder, plan, argv)
     except BaseException:
         env.close()
@@ -78,6 +79,7 @@ def _resume(asked: TrainOptions, argv: Sequence[str]) -> int:
     # A run's own steps may be passed by: it ends with a whole rollout, and is evaluated only then.
     if done > plan.n_timesteps and plan.n_timesteps != folder.read_yaml("config.yml").get("n_timesteps"):
         raise UserError(f"{folder.root} is at step {done:,}, beyond -n {plan.n_timesteps}: give a larger -n, or none")
+    folder.make_tensorboard(options.tensorboard_log)
     folder.write_yaml("args.yml", replace(options, resume=None).to_dict())
     folder.write_yaml("config.yml", dict(plan.hyperparams.values))
     say(f"Going on with {folder.root} at step {done:,} of {plan.n_timesteps:,}")

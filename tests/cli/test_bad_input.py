@@ -71,6 +71,7 @@ WRONG = {
     "unknown key in YAML": (f"{CARTPOLE} --config FILES/unknown.yml", ["techer", "teacher"]),
     "YAML that is no mapping": (f"{CARTPOLE} --config FILES/list.yml", ["list.yml", "mapping"]),
     "unwritable log folder": (f"{CARTPOLE} -f FILES/a_file/logs", ["a_file", "log folder"]),
+    "unwritable TensorBoard folder": (f"{CARTPOLE} -tb FILES/a_file", ["a_file", "TensorBoard", "-tb"]),
     "no run": ("--resume nowhere_1", ["nowhere_1", "no run"]),
     "not a run": ("--resume FILES", ["not the folder of a run"]),
     "baseline with a recipe": (f"{CARTPOLE} --baseline --recipe snapshot", ["--baseline", "--recipe"]),

@@ -96,6 +96,26 @@ def test_a_resumed_run_stays_the_run_it_was(tmp_path, capsys):
         assert "--resume cannot change it" in capsys.readouterr().err, "the message does not say why"
 
 
+def test_a_run_cannot_be_resumed_to_a_tensorboard_folder_that_is_a_file(tmp_path, capsys):
+    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path)) == 0, "first part"
+    run, file = tmp_path / "ppo" / "CartPole-v1_1", tmp_path / "file"
+    file.touch()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert train("--resume", str(run), "-n", "512", "-tb", str(file)) == 2, "exit code"
+    assert f"TensorBoard's folder '{file}'" in capsys.readouterr().err, "it is not named"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before, "something was written"
+
+
+def test_what_keeps_training_from_its_logger_is_not_hidden(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("stable_baselines3.common.utils.configure_logger", fail)
+    with pytest.raises(OSError, match="no space left"):
+        train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path))
+
+
 def test_a_run_cannot_be_resumed_to_a_step_that_it_is_past(tmp_path, capsys):
     assert train("--env", "CartPole-v1", "-n", "300", "-f", str(tmp_path), *CONSTANT) == 0, "first part"
     run = tmp_path / "ppo" / "CartPole-v1_1"
