@@ -1,6 +1,12 @@
 """``rlsd`` itself."""
 
+import os
+import sys
+
+import pytest
+
 import rlsd
+from rlsd.cli.console import say, warn
 from rlsd.cli.errors import UserError
 from rlsd.cli.main import COMMANDS, main
 
@@ -46,3 +52,15 @@ def test_ctrl_c_before_training_is_no_traceback(capsys, monkeypatch):
     monkeypatch.setattr("rlsd.cli.train.run", stop)
     assert main(["train"]) == 130, "exit code"
     assert capsys.readouterr().err == "stopped\n", "message"
+
+
+@pytest.mark.parametrize(("speak", "name"), [(say, "stdout"), (warn, "stderr")])
+def test_a_reader_that_has_gone_stops_nothing(monkeypatch, speak, name):
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, name, stream)
+        speak("heard")
+        assert os.read(reader, 100) == b"heard\n", "while somebody reads"
+        os.close(reader)
+        speak("unheard")
+        speak("unheard")
