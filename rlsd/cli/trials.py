@@ -14,10 +14,12 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rlsd.cli.errors import UserError
+from rlsd.cli.console import warn
+from rlsd.cli.errors import UserError, blame_input
 from rlsd.cli.main import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from rlsd.cli.options import TrainOptions
 from rlsd.cli.runfolder import RunFolder, file_name
@@ -131,6 +133,15 @@ class Trial:
             return False
 
     def _result(self, run: RunFolder) -> Result | None:
+        """Return what a run reached, None while it is not finished, and where its files cannot be read."""
+        try:
+            with blame_input(f"{run.root} is damaged"):
+                return self._reached(run)
+        except UserError as error:
+            _warn_once(f"not taken for finished: {error}")
+            return None
+
+    def _reached(self, run: RunFolder) -> Result | None:
         found = run.read_results()
         if found.get("timesteps", 0) < self.plan.n_timesteps or "mean_reward" not in found:
             return None
@@ -239,6 +250,12 @@ def last_line(log: Path) -> str:
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Warn of what is found again whenever it is looked for."""
+    warn(text)
 
 
 def plain(data: Any) -> Any:

@@ -196,6 +196,29 @@ def test_a_training_that_cannot_be_resumed_starts_over_and_one_that_fails_again_
     assert [words[0] for words in training.launched[3:]] == ["--resume"], "progress was thrown away"
 
 
+def unreadable(folder):
+    (folder.params / "run.yml").unlink()
+
+
+def nonsense(folder):
+    folder.write_results({**folder.read_results(), "mean_reward": "high"})
+
+
+@pytest.mark.parametrize("damage", [unreadable, nonsense])
+def test_a_damaged_training_is_run_again_and_stops_no_comparison(tmp_path, monkeypatch, capsys, damage):
+    training = Training(monkeypatch)
+    (trial,) = plan_trials(options(f"--env CartPole-v1 --variants default --seeds 5 -n 64 {TINY}", tmp_path))
+    first = Trainer().train(trial)
+    run = RunFolder(trial.folder / "ppo" / "CartPole-v1_1", "CartPole-v1")
+    damage(run)
+    assert trial.result() is None, "taken for finished"
+    assert Trainer().train(trial) == first, "not run again"
+    assert training.launched == [trial.words] * 2, "trainings"
+    err = capsys.readouterr().err
+    assert err.startswith(f"not taken for finished: {'cannot read ' if damage is unreadable else ''}{run.root}"), err
+    assert err.count("\n") == 1, "said more than once"
+
+
 def test_stopping_ends_what_runs_and_starts_no_more(tmp_path, monkeypatch):
     started, ended = Event(), Event()
 
