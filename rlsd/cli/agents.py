@@ -83,7 +83,7 @@ def resumed_agent(plan: Plan, folder: RunFolder, checkpoint: Path) -> BaseAlgori
 
     leave_compiler_out()
     env = _fresh_env(plan, folder, checkpoint)
-    with blame_input(f"cannot resume from {checkpoint}"):
+    with blame_input(f"cannot resume from {checkpoint}{_way_out(checkpoint)}"):
         agent: BaseAlgorithm = rlsd.resume(checkpoint, env=env, device=plan.device, **plan.acceleration)
     if not isinstance(agent, plan.algorithm):
         raise UserError(f"{checkpoint} holds an agent of {type(agent).__name__}, not of {plan.algorithm.__name__}")
@@ -95,7 +95,7 @@ def resumed_agent(plan: Plan, folder: RunFolder, checkpoint: Path) -> BaseAlgori
 
 def _fresh_env(plan: Plan, folder: RunFolder, checkpoint: Path) -> VecEnv | None:
     """Return a new environment when the checkpoint could not hold the old one, else None."""
-    with blame_input(f"cannot resume from {checkpoint}"):
+    with blame_input(f"cannot resume from {checkpoint}{_way_out(checkpoint)}"):
         reason = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["not_exact"]
     if not reason:
         return None
@@ -103,6 +103,13 @@ def _fresh_env(plan: Plan, folder: RunFolder, checkpoint: Path) -> VecEnv | None
     env = training_env(plan)
     load_statistics(folder.statistics, env)
     return env
+
+
+def _way_out(checkpoint: Path) -> str:
+    """Return what to do about a damaged checkpoint, where an older one would do."""
+    names = [path.parent.name for path in checkpoint.parent.glob("*/checkpoint.json")]
+    older = [int(name) for name in names if name.isdigit() and int(name) < int(checkpoint.name)]
+    return f" (if it is damaged, remove it, to go on from step {max(older):,})" if older else ""
 
 
 def _check_spaces(plan: Plan, agent: BaseAlgorithm) -> None:

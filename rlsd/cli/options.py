@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -88,10 +88,16 @@ class TrainOptions:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TrainOptions:
-        """Read back what :meth:`to_dict` wrote; keys of another version of rlsd are ignored."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        pairs = {key: as_words(data[key]) for key in _PAIRS if key in data}
-        return cls(**{key: value for key, value in {**data, **pairs}.items() if key in known})
+        """Read back what :meth:`to_dict` wrote; keys of another version of rlsd are ignored.
+
+        :raises ValueError: when a value is none that it writes.
+        """
+        kinds = {**get_type_hints(cls), **dict.fromkeys(_PAIRS, dict)}
+        known = {key: value for key, value in data.items() if key in kinds}
+        for key, value in known.items():
+            if not isinstance(value, kinds[key]):
+                raise ValueError(f"{key} cannot be {value!r}")
+        return cls(**known | {key: as_words(known[key]) for key in _PAIRS if key in known})
 
 
 SPEEDS = ("exact", "max", "none")

@@ -151,6 +151,9 @@ def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
     env_id = options.env or ""
     env_kwargs = parse_pairs("--env-kwargs", options.env_kwargs)
     stored = check(folder.read_yaml("config.yml"), algorithm)
+    missing = [name for name in ("policy", "n_envs", "n_timesteps") if name not in stored]
+    if missing:
+        raise UserError(f"{folder.params / 'config.yml'} is damaged: it has no {missing[0]}")
     if options.n_timesteps is not None:
         stored["n_timesteps"] = options.n_timesteps
     hyperparams = Hyperparams(stored, "as the run began")
@@ -159,7 +162,8 @@ def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
     if not options.baseline:
         with blame_input(f"cannot read {folder.params / 'distill.yml'}"):
             distill = DistillConfig.from_dict(folder.read_yaml("distill.yml"))
-    seed = int(folder.read_yaml("run.yml").get("seed", options.seed))
+    with blame_input(f"{folder.params / 'run.yml'} is damaged"):
+        seed = int(folder.read_yaml("run.yml").get("seed", options.seed))
     devices = _devices(options, hyperparams)
     return _with_judge(Plan(options, env_id, env_kwargs, hyperparams, distill, seed, *devices))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsd.cli.console import say, warn
+from rlsd.cli.errors import UserError
 from rlsd.cli.evaluation import Score
 from rlsd.cli.plan import Plan
 from rlsd.cli.provenance import command, provenance
@@ -46,9 +47,14 @@ class Record:
 
     @classmethod
     def read(cls, folder: RunFolder, argv: Sequence[str]) -> Record:
-        """Take up the record of a run that is resumed."""
+        """Take up the record of a run that is resumed.
+
+        :raises UserError: when it is damaged.
+        """
         data = folder.read_yaml("run.yml")
-        data.setdefault("sessions", [])
+        sessions = data.setdefault("sessions", [])
+        if not (isinstance(sessions, list) and all(isinstance(session, dict) for session in sessions)):
+            raise UserError(f"{folder.params / 'run.yml'} is damaged: sessions should be a list, got {sessions!r}")
         return cls(folder, data)._begin(argv)
 
     def _begin(self, argv: Sequence[str]) -> Record:

@@ -163,7 +163,7 @@ class RunFolder:
         """Return what ``results.json`` holds, nothing when there is none."""
         try:
             return dict(json.loads(self.results.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return {}
 
     @staticmethod

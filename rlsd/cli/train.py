@@ -80,10 +80,11 @@ def _resume(asked: TrainOptions, argv: Sequence[str]) -> int:
     if done > plan.n_timesteps and plan.n_timesteps != folder.read_yaml("config.yml").get("n_timesteps"):
         raise UserError(f"{folder.root} is at step {done:,}, beyond -n {plan.n_timesteps}: give a larger -n, or none")
     folder.make_tensorboard(options.tensorboard_log)
+    record = Record.read(folder, argv)
     folder.write_yaml("args.yml", replace(options, resume=None).to_dict())
     folder.write_yaml("config.yml", dict(plan.hyperparams.values))
     say(f"Going on with {folder.root} at step {done:,} of {plan.n_timesteps:,}")
-    return _run(Session(plan, folder, agent, resumed=True), Record.read(folder, argv))
+    return _run(Session(plan, folder, agent, resumed=True), record)
 
 
 def _run(session: Session, record: Record) -> int:
@@ -112,7 +113,8 @@ def _merged(folder: RunFolder, argv: Sequence[str]) -> TrainOptions:
 
     :raises UserError: when it says something that would make it another run.
     """
-    stored = TrainOptions.from_dict(folder.read_yaml("args.yml"))
+    with blame_input(f"{folder.params / 'args.yml'} is damaged"):
+        stored = TrainOptions.from_dict(folder.read_yaml("args.yml"))
     stored = replace(stored, progress=TrainOptions().progress, debug=False)
     options = parse(argv, default=stored)
     for field in fields(TrainOptions):

@@ -171,6 +171,44 @@ def test_a_run_without_a_checkpoint_or_with_a_damaged_one_says_so(tmp_path, caps
     assert "no checkpoint" in capsys.readouterr().err, "message"
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    logs = tmp_path_factory.mktemp("whole")
+    assert train("--env", "CartPole-v1", "-n", "512", "-f", str(logs), "--save-freq", "256", *CONSTANT) == 0
+    return logs / "ppo" / "CartPole-v1_1"
+
+
+DAMAGED = {
+    "seed": ("run.yml", "seed: x", "'x'"),
+    "sessions": ("run.yml", "sessions: 3", "sessions should be a list, got 3"),
+    "env": ("args.yml", "env: 5", "env cannot be 5"),
+    "hyperparams": ("args.yml", "{env: CartPole-v1, hyperparams: 3}", "hyperparams cannot be 3"),
+    "config": ("config.yml", "gamma: 0.9", "it has no policy"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_file_of_a_run_is_named_in_one_line(whole, tmp_path, capsys, case):
+    name, text, said = DAMAGED[case]
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    file = run / "CartPole-v1" / name
+    file.write_text(text)
+    assert train("--resume", str(run), "-n", "1024") == 2, "exit code"
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {file} is damaged: "), err
+    assert said in err, err
+    assert err.count("\n") == 1, f"more than one line: {err}"
+
+
+def test_an_older_checkpoint_is_named_where_the_latest_is_damaged(whole, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "checkpoints" / "512" / "agent.zip").write_bytes(b"cut short")
+    assert train("--resume", str(run), "-n", "1024") == 2, "exit code"
+    assert "(if it is damaged, remove it, to go on from step 256): " in capsys.readouterr().err
+    shutil.rmtree(run / "checkpoints" / "512")
+    assert train("--resume", str(run), "-n", "512") == 0, "it did not go on"
+
+
 class Changing(CartPoleEnv):
     """CartPole that may observe one number more."""
 
