@@ -75,7 +75,22 @@ class Record:
     @property
     def seconds(self) -> float:
         """Seconds of training in all sessions that came to an end."""
-        return float(sum(session.get("seconds", 0.0) for session in self.data["sessions"]))
+        return float(sum(session["seconds"] for session in self._ended))
+
+    @property
+    def speed(self) -> float:
+        """Environment steps per second in these sessions."""
+        steps = sum(session["last_step"] - session["first_step"] for session in self._ended)
+        return float(steps / max(self.seconds, 1e-9))
+
+    @property
+    def whole(self) -> bool:
+        """Whether every session came to an end: one that was killed has left no seconds."""
+        return len(self._ended) == len(self.data["sessions"])
+
+    @property
+    def _ended(self) -> list[dict[str, Any]]:
+        return [session for session in self.data["sessions"] if "seconds" in session]
 
 
 def write_results(session: Session, record: Record, score: Score) -> None:
@@ -92,7 +107,7 @@ def write_results(session: Session, record: Record, score: Score) -> None:
             "best_mean_reward": session.best,
             "timesteps": int(session.agent.num_timesteps),
             "wall_clock_seconds": round(record.seconds, 3),
-            "steps_per_second": round(session.steps / max(session.seconds, 1e-9), 1),
+            "steps_per_second": round(record.speed, 1),
         }
     )
 
@@ -111,9 +126,10 @@ def say_end(session: Session, record: Record, score: Score) -> None:
     """Tell what came of it, and where it lies."""
     folder, plan = session.folder, session.plan
     best = "" if session.best is None else f"; best evaluation during training {session.best:.2f}"
-    whole = f" ({record.seconds:,.1f} s in all sessions)" if session.resumed else ""
+    counted = "all sessions" if record.whole else "the sessions that were not killed"
+    total = f" ({record.seconds:,.1f} s in {counted})" if session.resumed else ""
     say(f"Return        {score}, deterministic, of the final agent{best}")
-    say(f"Wall-clock    {session.seconds:,.1f} s{whole}, {session.steps / max(session.seconds, 1e-9):,.0f} steps/s")
+    say(f"Wall-clock    {session.seconds:,.1f} s{total}, {record.speed:,.0f} steps/s")
     say(f"Run           {folder.root}")
     say(f"Final agent   {folder.final_agent}")
     say(f"Best agent    {folder.best_agent}")

@@ -79,11 +79,6 @@ class Session:
         assert env is not None
         return env
 
-    @property
-    def steps(self) -> int:
-        """Environment steps of this session."""
-        return int(self.agent.num_timesteps) - self.first_step
-
     def learn(self) -> End:
         """Train to the planned number of steps, or until a signal says stop. Saves the agent in either case."""
         try:

@@ -209,6 +209,27 @@ def test_an_older_checkpoint_is_named_where_the_latest_is_damaged(whole, tmp_pat
     assert train("--resume", str(run), "-n", "512") == 0, "it did not go on"
 
 
+def test_a_run_resumed_for_its_evaluation_alone_keeps_its_speed(whole, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "results.json").unlink()
+    assert train("--resume", str(run)) == 0, "exit code"
+    assert json.loads((run / "results.json").read_text())["steps_per_second"] > 0, "its speed is lost"
+    out = capsys.readouterr().out
+    assert "s in all sessions), " in out, out
+    assert ", 0 steps/s" not in out, out
+
+
+def test_the_seconds_of_a_killed_session_are_said_to_be_missing(whole, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    file = run / "CartPole-v1" / "run.yml"
+    record = yaml.safe_load(file.read_text())
+    for key in ("ended", "first_step", "last_step", "seconds"):
+        del record["sessions"][0][key]
+    file.write_text(yaml.safe_dump(record))
+    assert train("--resume", str(run), "-n", "768") == 0, "exit code"
+    assert "s in the sessions that were not killed)" in capsys.readouterr().out
+
+
 class Changing(CartPoleEnv):
     """CartPole that may observe one number more."""
 
