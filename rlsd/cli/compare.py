@@ -91,7 +91,7 @@ def plan_trials(options: CompareOptions) -> list[Trial]:
     if not options.env:
         raise UserError("--env is missing: give a Gymnasium id, e.g. --env CartPole-v1")
     seeds = parse_seeds(options.seeds)
-    # Imported late: torch takes seconds, and a misspelt flag should not.
+    # Not before the flags are read: a misspelt one is told first.
     from rlsd import recipes
     from rlsd.cli.plan import plan_new
     from rlsd.cli.trials import Trial

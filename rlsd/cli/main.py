@@ -1,7 +1,4 @@
-"""``rlsd``: finds the command, and turns wrong input into one line and exit code 2.
-
-Kept free of torch, so that ``--help`` and a typing error answer at once.
-"""
+"""``rlsd``: finds the command, and turns wrong input into one line and exit code 2."""
 
 from __future__ import annotations
 

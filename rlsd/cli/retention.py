@@ -136,7 +136,7 @@ def plan_trials(options: RetentionOptions) -> list[Trial]:
         raise UserError("--env is missing: give a Gymnasium id, e.g. --env CartPole-v1")
     seeds = parse_seeds(options.seeds)
     changes = parse_pairs("--hyperparams", options.hyperparams)
-    # Imported late: torch takes seconds, and a misspelt flag should not.
+    # Not before the flags are read: a misspelt one is told first.
     from rlsd import recipes
     from rlsd.cli.retention_settings import settle, words_of
 

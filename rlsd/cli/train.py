@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _train(options: TrainOptions, argv: Sequence[str]) -> int:
-    # Imported late: torch takes seconds, and a misspelt flag should not.
+    # Not before the flags are read: a misspelt one is told first.
     from rlsd.cli.agents import new_agent
     from rlsd.cli.environments import training_env
     from rlsd.cli.plan import plan_new

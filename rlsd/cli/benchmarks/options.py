@@ -75,7 +75,7 @@ class BenchmarkOptions:
 
         :raises UserError: for the first thing that is wrong, in one line.
         """
-        # Imported late: torch takes seconds, and a misspelt flag should not.
+        # Not before the flags are read: a misspelt one is told first.
         from rlsd.cli.plan import plan_new
 
         return plan_new(self.train_options())
