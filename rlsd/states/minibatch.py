@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
@@ -48,6 +47,7 @@ def _listening(owner: Any, name: str, heard: Callable[[tuple[Any, ...], Any], No
 class RolloutMinibatchStore(StateStore):
     """The states of the latest rollout, drawn as the agent's own update draws them.
 
+    Its capacity is the rollout buffer's, and follows it when one of another size takes its place.
     Slot ``step * n_envs + env`` is a state of the rollout; SB3 counts the other way round, ``env * n_steps + step``.
     """
 
@@ -63,7 +63,11 @@ class RolloutMinibatchStore(StateStore):
         self._updating = False
         self._prepared = False  # whether the rollout's targets were asked for
 
-    def collect(self, agent: BaseAlgorithm, source: Source) -> np.ndarray:  # noqa: D102
+    def collect(self, agent: Any, source: Source) -> np.ndarray:  # noqa: D102
+        buffer = agent.rollout_buffer
+        if (buffer.buffer_size, buffer.n_envs) != (self.n_steps, self.n_envs):
+            self.n_steps, self.n_envs, self._arrays = buffer.buffer_size, buffer.n_envs, {}
+            self.capacity = buffer.buffer_size * buffer.n_envs
         self.count, self._held, self._current, self._prepared = 0, np.arange(0), None, False
         for states in source.take(agent):  # a rollout comes in one piece
             if not self._arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,11 +102,35 @@ def test_a_rollouts_targets_are_made_in_one_pass(monkeypatch):
     assert asked == [8, 8, 8]
 
 
+@pytest.mark.parametrize("n_steps", [16, 4])
+@pytest.mark.parametrize("name", ["PPO", "RecurrentPPO"])
+def test_the_states_are_those_of_the_minibatch_after_rollouts_became_longer_or_shorter(name, n_steps, monkeypatch):
+    agent = small_agent(name, vec_env(action_space=ALGORITHMS[name][2], n=2), rlsd.SelfDistilled, distill=ANSWERS)
+    agent.learn(32)
+    agent.n_steps = agent.rollout_buffer.buffer_size = n_steps
+    if name == "RecurrentPPO":
+        shape = agent.rollout_buffer.hidden_state_shape
+        agent.rollout_buffer.hidden_state_shape = (n_steps, *shape[1:])
+    agent.rollout_buffer.reset()
+    pairs = watched(agent, monkeypatch)
+    agent.learn(64, reset_num_timesteps=False)
+    assert len(pairs) > 2
+    for batch, sample, _ in pairs:
+        kept = sample.mask.numpy() > 0 if name == "RecurrentPPO" else slice(None)
+        assert torch.equal(split_context(batch.states)[0], sample.observations[kept])
+    store = agent.distiller.states
+    assert store.count == store.capacity == 2 * n_steps
+
+
+def rollouts_of(n_steps, n_envs):
+    return SimpleNamespace(rollout_buffer=SimpleNamespace(buffer_size=n_steps, n_envs=n_envs))
+
+
 def test_states_that_are_not_finite_are_left_out():
     store = RolloutMinibatchStore(3, 2, 2, np.random.SeedSequence(0), torch.device("cpu"))
     states = np.arange(6, dtype=np.float32)[:, None].copy()
     states[3] = np.nan  # step 1 of environment 1
-    assert store.collect(None, Handing(as_items(states))).tolist() == [0, 1, 2, 4, 5]
+    assert store.collect(rollouts_of(3, 2), Handing(as_items(states))).tolist() == [0, 1, 2, 4, 5]
     assert (store.count, store.rejected) == (5, 1)
     store._sampled(([0, 1, 3, 4],), None)  # env 0: steps 0, 1; env 1: steps 0, 1
     assert store.draw(1).tolist() == [[0, 2, 1]]
@@ -139,9 +164,10 @@ def test_saved_slots_that_a_smaller_rollout_has_not_are_left_out_and_the_rest_is
         return RolloutMinibatchStore(4, n_envs, 2, np.random.SeedSequence(n_envs), torch.device("cpu"))
 
     saved, loaded, same = make(3), make(1), make(3)
-    saved.collect(None, Handing(as_items(np.full((12, 1), np.nan, dtype=np.float32))))
+    agent = rollouts_of(4, 3)
+    saved.collect(agent, Handing(as_items(np.full((12, 1), np.nan, dtype=np.float32))))
     assert (saved.rejected, saved.count) == (12, 0)
-    saved.collect(None, Handing(as_items(np.zeros((12, 1), dtype=np.float32))))
+    saved.collect(agent, Handing(as_items(np.zeros((12, 1), dtype=np.float32))))
     assert loaded.load(saved.tensors(), saved.state())
     assert not same.load(saved.tensors(), saved.state())
     assert (loaded.count, len(loaded.slots()), loaded.rejected) == (0, 0, 12)
