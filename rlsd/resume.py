@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rlsd import environment_state, faults
+from rlsd.observations import as_items, from_items
 from rlsd.version import __version__
 from rlsd.wrapping import SelfDistilled, is_wrapped, unwrapped
 
@@ -95,6 +96,7 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
         agent.set_env(env, force_reset=True)
     elif saved:
         agent.set_env(_thawed(folder / ENVIRONMENT), force_reset=False)
+        agent._last_obs = _laid_out(agent._last_obs, summary.get("strides", {}))
     if env is not None:
         _take_statistics(agent, folder)
     _load_what_the_zip_leaves_out(agent, folder, memory=env is None)
@@ -207,7 +209,24 @@ def _summary(agent: BaseAlgorithm) -> dict[str, Any]:
         "total_timesteps": agent._total_timesteps,
         "environment": agent.get_env() is not None,
         "needs_environment": isinstance(getattr(agent, "replay_buffer", None), HerReplayBuffer),
+        "strides": _strides(agent._last_obs),
     }
+
+
+def _strides(observations: Any) -> dict[str, list[int]]:
+    arrays = {key: array for key, array in as_items(observations).items() if isinstance(array, np.ndarray)}
+    return {key: list(array.strides) for key, array in arrays.items() if min(array.strides, default=0) >= 0}
+
+
+def _laid_out(observations: Any, strides: dict[str, list[int]]) -> Any:
+    """Lay observations out in memory as they were: unpickled they are contiguous, and convolutions round otherwise."""
+    items = as_items(observations)
+    for key in items.keys() & strides.keys():
+        array = items[key]
+        extent = array.itemsize + sum((n - 1) * step for n, step in zip(array.shape, strides[key], strict=True))
+        items[key] = np.ndarray(array.shape, array.dtype, np.empty(extent, np.uint8), strides=tuple(strides[key]))
+        items[key][...] = array
+    return from_items(items)
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:

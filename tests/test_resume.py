@@ -19,10 +19,12 @@ import pytest
 from agents import (
     ALGORITHMS,
     ALL_ALGORITHMS,
+    IMAGE_HWC,
     KINDS,
     N_ENVS,
     N_STEPS,
     ROLLOUT,
+    VECTOR,
     TinyEnv,
     build,
     config,
@@ -35,6 +37,7 @@ from agents import (
     scramble,
     training_state,
 )
+from gymnasium import spaces
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -42,6 +45,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import rlsd
+from rlsd.observations import as_items
 
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 
@@ -140,6 +144,37 @@ def test_saving_on_the_way_changes_nothing(algorithm: type[BaseAlgorithm], disti
 
     assert not differences(train(None), train(rlsd.Checkpoints(tmp_path, every=1)))
     assert len(list(tmp_path.iterdir())) == 3
+
+
+GREY = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+SEEN = {"image": GREY, "images and numbers": spaces.Dict({"image": GREY, "vector": VECTOR}), "colours": IMAGE_HWC}
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+@pytest.mark.parametrize("name", ["PPO", "RecurrentPPO", "DQN"])
+@pytest.mark.parametrize("seen", SEEN)
+def test_images_are_resumed_as_they_lay_in_memory(seen: str, name: str, wrap: bool, tmp_path: Path) -> None:
+    """A convolution rounds by where its input's channels lie, which pickle does not keep."""
+
+    def new() -> Any:
+        env = DummyVecEnv([lambda: Monitor(TinyEnv(SEEN[seen], spaces.Discrete(3)))] * N_ENVS)
+        kind = "dict" if isinstance(SEEN[seen], spaces.Dict) else "image_hwc"
+        return (distilled if wrap else build)(ALL_ALGORITHMS[name], kind, env=env)
+
+    agent = new().learn(TOTAL)
+    expected = copied(training_state(agent))
+    stopped(new(), tmp_path, at=2 * ROLLOUT)
+    resumed = rlsd.resume(tmp_path)
+    for key, array in as_items(resumed._last_obs).items():
+        assert array.strides == as_items(agent._last_obs)[key].strides
+    assert not differences(expected, training_state(trained_on(tmp_path)))
+
+
+def test_observations_that_a_view_turned_round_are_saved(tmp_path: Path) -> None:
+    agent = distilled().learn(ROLLOUT)
+    agent._last_obs = agent._last_obs[:, ::-1]
+    again = rlsd.resume(rlsd.save_checkpoint(agent, tmp_path / "here"))
+    np.testing.assert_array_equal(again._last_obs, agent._last_obs)
 
 
 @pytest.mark.parametrize("kind", ["discrete", "normalized"])
