@@ -120,6 +120,8 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
 class Checkpoints(BaseCallback):
     """Saves a checkpoint now and then between two rollouts, as ``folder/<environment steps>``, keeping the last few.
 
+    It is for ``learn`` itself: in a callback that waits for events, such as ``EveryNTimesteps``, ``learn`` refuses it.
+
     :param folder: where they go.
     :param every: environment steps from one to the next, rounded up to whole rollouts.
     :param keep: how many of the latest stay.
@@ -135,6 +137,18 @@ class Checkpoints(BaseCallback):
         self._announced = False
         self._stop = False
         self._reported = False
+
+    def _init_callback(self) -> None:
+        """Refuse a place where nobody says that a rollout begins, and nothing would ever be saved."""
+        if self.parent is not None and type(self.parent)._on_rollout_start is BaseCallback._on_rollout_start:
+            place = type(self.parent).__name__
+            raise ValueError(
+                f"Checkpoints in {place} would save nothing, since that calls it inside rollouts only: "
+                f"give it to learn(callback=[...]) beside {place}, and say how often by every=..."
+            )
+
+    def _on_training_start(self) -> None:
+        self._init_callback()  # once more: in a CallbackList, the parent was not known then
 
     def request_stop(self) -> None:
         """Save at the next boundary between rollouts, then end ``learn`` by raising :class:`Stopped` there.

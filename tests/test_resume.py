@@ -40,7 +40,7 @@ from agents import (
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback, EveryNTimesteps
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
@@ -373,6 +373,34 @@ def test_training_goes_on_after_a_stop_with_the_same_callback(tmp_path: Path) ->
 def test_intervals_that_make_no_sense_are_refused(every: int, keep: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"must be at least 1, got every={every}, keep={keep}"):
         rlsd.Checkpoints(tmp_path, every=every, keep=keep)
+
+
+class Forwards(EventCallback):
+    """A user's own, whose child hears of every rollout."""
+
+    def _on_rollout_start(self) -> None:
+        self.callback.on_rollout_start()
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+@pytest.mark.parametrize(
+    ("place", "within"),
+    [
+        ("EveryNTimesteps", lambda checkpoints: EveryNTimesteps(1, checkpoints)),
+        ("EveryNTimesteps", lambda checkpoints: [EveryNTimesteps(1, CallbackList([checkpoints]))]),
+        ("EvalCallback", lambda checkpoints: EvalCallback(make_env(), callback_after_eval=checkpoints)),
+        ("EvalCallback", lambda checkpoints: EvalCallback(make_env(), callback_on_new_best=checkpoints)),
+    ],
+)
+def test_where_nothing_would_be_saved_is_one_clear_error_before_training(
+    place: str, within: Callable[[Any], Any], wrap: bool, tmp_path: Path
+) -> None:
+    agent = distilled() if wrap else build(PPO)
+    with pytest.raises(ValueError, match=rf"^Checkpoints in {place} would save nothing, .* beside {place}"):
+        agent.learn(TOTAL, callback=within(rlsd.Checkpoints(tmp_path, every=1)))
+    assert agent.num_timesteps == 0
+    agent.learn(2 * ROLLOUT, callback=Forwards(rlsd.Checkpoints(tmp_path, every=1)))
+    assert rlsd.latest_checkpoint(tmp_path) == tmp_path / str(ROLLOUT)
 
 
 # --- Nothing is lost ------------------------------------------------------------------------------
