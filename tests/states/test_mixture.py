@@ -94,7 +94,7 @@ def test_the_agents_own_buffer_can_be_a_part():
 class Echo:
     version, selects = 1, False
 
-    def rows(self, observations):
+    def ask(self, observations):
         return observations
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -351,7 +352,7 @@ class Echo(Teacher):
     """A teacher whose answer is the state."""
 
     def __init__(self) -> None:
-        super().__init__(actor=None)
+        super().__init__(actor=SimpleNamespace(family=SimpleNamespace(size=1)))
         self.version = 1
 
     def refresh(self, agent):
