@@ -22,8 +22,9 @@ from rlsd.observations import Observations, from_items, storage_dtype
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.discriminator import Discriminator
 from rlsd.teachers.ema import EmaTeacher
+from rlsd.teachers.frozen_policy import FrozenPolicy
 
-#: States met lately that are kept for the discriminator, and stored states it is shown at a training.
+#: States met lately that are kept for the discriminator, at most, and stored states it is shown at a training.
 WINDOW = 2048
 #: Of each kind in one of its gradient steps.
 BATCH = 256
@@ -32,7 +33,7 @@ LEAST = 0.02
 
 
 class SelectiveTeacher(EmaTeacher):
-    """An average of the policy that holds the student firmly only on states unlike those met now.
+    """An average or a snapshot of the policy that holds the student firmly only on states unlike those met now.
 
     See :class:`Selective`.
     """
@@ -45,6 +46,10 @@ class SelectiveTeacher(EmaTeacher):
         super().__init__(actor, 0.0, answer.every)
         self.threshold, self.steps, self.floor = answer.threshold, answer.steps, answer.visited
         self.average = answer.average
+        #: How many states met lately are kept. Without an average they are no older than the teacher.
+        self.window = WINDOW if self.average else min(WINDOW, max(self.every, BATCH))
+        #: The snapshot that is to teach after the next one was taken; unused with an average.
+        self.coming = FrozenPolicy(actor)
         self.discriminator: Discriminator | None = None
         # Its stream needs no seed of the agent's: it decides which states a small classifier is shown.
         self._generator = np.random.default_rng(0x5E1EC7)
@@ -53,14 +58,29 @@ class SelectiveTeacher(EmaTeacher):
         self._studied = 0  # the version at the latest training
         self._frozen = self._firmness = torch.zeros(())  # of the states looked at last: share held, and how firmly
 
+    def take(self, agent: BaseAlgorithm) -> None:
+        """Let the agent as it is now enter the average; without one, let the snapshot before it teach.
+
+        A state that counts as met now may have been left since the window began, and the policy have changed there.
+        """
+        if self.average:
+            super().take(agent)
+            return
+        self.frozen, self.coming = self.coming, self.frozen
+        self.coming.take(agent)
+        if self.policy is None:
+            self.frozen.take(agent)
+        self.refreshed_at = agent.num_timesteps
+        self.version += 1
+
     def kept(self, agent: BaseAlgorithm) -> float:  # noqa: D102
-        return math.exp(-self.age(agent) / self.average) if self.average else 0.0
+        return math.exp(-self.age(agent) / self.average)
 
     def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:
         """Keep the latest states, or a sample of them where more came at once than are kept."""
         n = len(next(iter(states.values())))
-        rows = np.arange(n) if n <= WINDOW else self._generator.choice(n, WINDOW, replace=False)
-        slots = (self._next + np.arange(len(rows))) % WINDOW
+        rows = np.arange(n) if n <= self.window else self._generator.choice(n, self.window, replace=False)
+        slots = (self._next + np.arange(len(rows))) % self.window
         for key, array in states.items():
             new = torch.as_tensor(np.ascontiguousarray(array[rows]), device=agent.device)
             if key not in self._recent:
@@ -71,7 +91,7 @@ class SelectiveTeacher(EmaTeacher):
                 kept = torch.cat([kept, kept.new_zeros((longer - len(kept), *kept.shape[1:]))])
             kept[torch.from_numpy(slots).to(kept.device)] = new.to(kept.dtype)
             self._recent[key] = kept
-        self._next = int((self._next + len(rows)) % WINDOW)
+        self._next = int((self._next + len(rows)) % self.window)
 
     @property
     def idle(self) -> bool:
@@ -117,6 +137,7 @@ class SelectiveTeacher(EmaTeacher):
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         out = super().tensors() | {f"recent/{key}": tensor for key, tensor in self._recent.items()}
+        out |= {f"coming/{name}": tensor for name, tensor in self.coming.tensors().items()}
         if self.discriminator is not None:
             out |= {f"discriminator/{name}": tensor for name, tensor in self.discriminator.tensors().items()}
         return out
@@ -132,11 +153,12 @@ class SelectiveTeacher(EmaTeacher):
         }
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
-        parts: dict[str, dict[str, Tensor]] = {"recent": {}, "discriminator": {}}
+        parts: dict[str, dict[str, Tensor]] = {"recent": {}, "coming": {}, "discriminator": {}}
         for part, named in parts.items():
             named.update((n.removeprefix(f"{part}/"), t) for n, t in tensors.items() if n.startswith(f"{part}/"))
         super().load(agent, {n: t for n, t in tensors.items() if n.partition("/")[0] not in parts}, state)
-        self._recent = {key: tensor.to(agent.device).clone() for key, tensor in parts["recent"].items()}
+        self._recent = {k: tensor[: self.window].to(agent.device).clone() for k, tensor in parts["recent"].items()}
+        self.coming.load(agent, parts["coming"])
         self._next, self._studied = int(state["next"]), int(state["studied"])
         self._frozen, self._firmness = torch.tensor(float(state["frozen"])), torch.tensor(float(state["firmness"]))
         if parts["discriminator"]:
@@ -159,8 +181,10 @@ class Selective(Teaching, name="selective"):
     A target counts by how certain it is (:meth:`Family.certainty`), too: where the agent chose all but blindly when it
     left, there is nothing to be kept, and to be held there would be a brake on what it learns elsewhere.
 
-    States still met can be pulled at as well (``visited``): toward the latest snapshot, which keeps single updates from
-    going far, or toward an average of the policy (``average``), which steadies what is learned and what is kept of it.
+    Whoever teaches must be older than the states that tell what is met now: those of a task that has just ended are
+    among them, and the policy may have forgotten it meanwhile. It is the snapshot before the latest, or an average of
+    the policy (``average``). States still met can be pulled at as well (``visited``), and an average then steadies what
+    is learned and what is kept of it.
 
     :param every: environment steps from one snapshot and training of the classifier to the next, rounded up to whole
         rollouts. Raising it costs less; states are told apart, and targets follow, more slowly. Usual range 256 to a
@@ -171,7 +195,8 @@ class Selective(Teaching, name="selective"):
     :param visited: weight in the loss of states still met, beside 1 for those far from them. Raising it steadies some
         tasks and slows others. Usual range 0 to 1.
     :param average: environment steps that the teacher reaches back: a policy's weight in it falls by ``exp(-1)`` over
-        so many. 0 is the latest snapshot alone. Raising it makes targets steadier, and slower. Usual range 0 to 10,000.
+        so many. 0 is the snapshot before the latest. Raising it makes targets steadier, and slower. Usual range 0 to
+        10,000.
     """
 
     every: int = integer(1024, low=1)

@@ -110,7 +110,7 @@ def test_a_new_state_enters_with_the_target_of_its_time():
 
 
 def test_more_states_than_the_window_holds_are_sampled():
-    teacher, _, size = built(agent := small_ppo())
+    teacher, _, size = built(agent := small_ppo(), average=1000.0)
     teacher.met(agent, states(3 * WINDOW, 1.0, size=size))
     assert len(next(iter(teacher._recent.values()))) == WINDOW
     for seed in range(3):
@@ -187,6 +187,7 @@ def test_states_met_now_are_drawn_to_the_teacher_too_and_held_ones_still_keep_th
         seed=0,
         distill={**CONFIG, "teacher": {**CONFIG["teacher"], "visited": visited}},
     )
+    disturb(agent.policy, 0.5)  # a policy that acts blindly teaches nothing
     agent.learn(64)
     slots, before, _ = every_other_held(agent)
     replay, teacher = agent.distiller.replay, agent.distiller.teacher
@@ -214,15 +215,45 @@ def test_the_average_reaches_back_in_environment_steps_however_often_it_is_enter
     assert found and all(torch.allclose(p.double(), expected[n], atol=1e-6) for n, p in found.items())
 
 
-def test_without_an_average_the_teacher_is_the_latest_snapshot_to_the_bit():
+def test_without_an_average_the_teacher_is_the_snapshot_before_the_latest_to_the_bit():
     agent = small_ppo()
     teacher = Selective(every=1).build(actor_for(agent))
-    for steps in (100, 200, 300):
+    taken = []
+    for steps in (100, 200, 300, 400):
         disturb(agent.policy, 0.3)
         agent.num_timesteps = steps
         teacher.take(agent)
-        live = dict(agent.policy.named_parameters())
-        assert all(torch.equal(p, live[n]) for n, p in teacher.policy.named_parameters())
+        taken.append(copied(dict(agent.policy.named_parameters())))
+        before = taken[-2:][0]
+        assert all(torch.equal(p, before[n]) for n, p in teacher.policy.named_parameters())
+        assert teacher.refreshed_at == steps and teacher.version == len(taken)
+
+
+@pytest.mark.parametrize(
+    ("fields", "window"),
+    [({"every": 1}, 256), ({"every": 700}, 700), ({"every": 9999}, WINDOW), ({"every": 1, "average": 9.0}, WINDOW)],
+)
+def test_states_count_as_met_lately_for_no_longer_than_the_teacher_is_old(fields, window):
+    assert Selective(**fields).build(actor_for(small_ppo())).window == window
+
+
+def test_a_target_of_what_was_left_meanwhile_is_not_of_the_policy_that_forgot_it():
+    teacher, store, size = built(agent := small_ppo(), every=512)
+    teacher.met(agent, states(512, 0.0, seed=1, size=size))
+    known = teacher.targets(old := torch.from_numpy(next(iter(states(64, 0.0, seed=2, size=size).values()))))
+    # The agent leaves in the middle of a window, and forgets at once.
+    disturb(agent.policy, 1.0)
+    elsewhere = states(256, 8.0, seed=3, size=size)
+    store.add(elsewhere)
+    teacher.met(agent, elsewhere)
+    teacher.take(agent)
+    teacher.study(store)
+    assert (teacher.hold(old) == 0).float().mean() > 0.5, "half of the window is still of the states that were left"
+    assert torch.equal(teacher.targets(old), known), "they would be held to what is forgotten"
+    teacher.met(agent, states(512, 8.0, seed=4, size=size))
+    teacher.take(agent)
+    teacher.study(store)
+    assert teacher.hold(old).min() > 0.5, "from now on targets stay as they are"
 
 
 def test_off_policy_agents_are_held_only_where_they_no_longer_go():
