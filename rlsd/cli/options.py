@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -126,6 +127,10 @@ def _flag(name: str) -> str:
 def _check_ranges(options: TrainOptions) -> None:
     lowest = dict.fromkeys(("n_timesteps", "n_envs", "eval_episodes", "n_eval_envs", "num_threads"), 1)
     check_lowest(options, lowest | dict.fromkeys(("eval_freq", "save_freq", "verbose"), 0) | {"seed": -1})
+    # Torch takes any number, and the process dies where the system has not so many threads.
+    cores = os.cpu_count()
+    if options.num_threads is not None and cores is not None and options.num_threads > cores:
+        raise UserError(f"--num-threads must be {cores} or less, the cores of this machine, got {options.num_threads}")
 
 
 def _check_speed(options: TrainOptions) -> None:

@@ -39,6 +39,9 @@ ALGORITHMS = {
     "crossq": (_CONTRIB, "CrossQ"),
 }
 
+#: Bytes that a copy of the smallest environment takes, vectorised.
+_COPY = 1000
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -138,6 +141,7 @@ def plan_new(options: TrainOptions) -> Plan:
     found = tuned.look_up(options.algo, env_id, observation_space, changes)
     hyperparams = replace(found, values=check(found.values, algorithm))
     check_together(hyperparams.values)
+    _check_memory(hyperparams.n_envs)
     seed = secrets.randbelow(2**31) if options.seed == -1 else options.seed
     devices = _devices(options, hyperparams)
     return _with_judge(Plan(options, env_id, env_kwargs, hyperparams, distill, seed, *devices))
@@ -166,6 +170,21 @@ def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
         seed = int(folder.read_yaml("run.yml").get("seed", options.seed))
     devices = _devices(options, hyperparams)
     return _with_judge(Plan(options, env_id, env_kwargs, hyperparams, distill, seed, *devices))
+
+
+def _check_memory(n_envs: int) -> None:
+    """Raise when so many environments could not be made: the system would end the process without a word."""
+    import torch
+
+    from rlsd.speed.memory import budget, readable
+
+    with blame_input():
+        allowed = budget(torch.device("cpu"))
+    if allowed is not None and n_envs * _COPY > allowed:
+        raise UserError(
+            f"n_envs {n_envs} take {readable(n_envs * _COPY)} at least, more than the {readable(allowed)} that "
+            "they may have here: give fewer"
+        )
 
 
 def _with_judge(plan: Plan) -> Plan:
