@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 
 from rlsd.cli.console import say
-from rlsd.cli.errors import UserError, nearest
+from rlsd.cli.errors import UserError, choices
 from rlsd.cli.main import Command
 
 BENCHMARKS = {
@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         say("\n".join(["usage: rlsd benchmark NAME ...", "", *lines, "", hint]))
         return 0
     if argv[0] not in BENCHMARKS:
-        known = f"{nearest(argv[0], BENCHMARKS)} benchmarks: {', '.join(BENCHMARKS)}".strip()
+        known = choices(argv[0], BENCHMARKS, "benchmarks")
         raise UserError(f"unknown benchmark {argv[0]!r}; {known}")
     exit_code: int = importlib.import_module(BENCHMARKS[argv[0]].module).run(argv[1:])
     return exit_code

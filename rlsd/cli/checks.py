@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rlsd.cli.errors import UserError, nearest
+from rlsd.cli.errors import UserError, choices, nearest
 from rlsd.cli.values import parse_value
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _train_freq(value: Any) -> Any:
 def _noise_type(value: Any) -> Any:
     if value is None or value in NOISES:
         return value
-    raise UserError(f"unknown noise_type {value!r}; {nearest(str(value), NOISES)} known: {', '.join(NOISES)}")
+    raise UserError(f"unknown noise_type {value!r}; {choices(str(value), NOISES)}")
 
 
 def _check_policy(name: Any, algorithm: type[BaseAlgorithm]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -17,6 +17,11 @@ def nearest(name: str, known: Iterable[str], show: int = 3) -> str:
     by_lower_case = {known_name.lower(): known_name for known_name in names}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=show, cutoff=0.5)
     return f"did you mean {' or '.join(by_lower_case[match] for match in close)}?" if close else ""
+
+
+def choices(name: str, known: Collection[str], title: str = "known") -> str:
+    """Return the names nearest to ``name``, where some are near, and all of them."""
+    return f"{nearest(name, known)} {title}: {', '.join(known)}".lstrip()
 
 
 def one_line(error: BaseException) -> str:

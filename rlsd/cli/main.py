@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlsd.cli.console import say, warn
-from rlsd.cli.errors import UserError, nearest
+from rlsd.cli.errors import UserError, choices
 from rlsd.version import __version__
 
 EXIT_USER_ERROR = 2
@@ -58,7 +58,7 @@ def _dispatch(words: list[str]) -> int:
         say(f"rlsd {__version__}")
         return 0
     if words[0] not in COMMANDS:
-        known = f"{nearest(words[0], COMMANDS)} commands: {', '.join(COMMANDS)}".strip()
+        known = choices(words[0], COMMANDS, "commands")
         raise UserError(f"unknown command {words[0]!r}; {known}")
     exit_code: int = importlib.import_module(COMMANDS[words[0]].module).run(words[1:])
     return exit_code

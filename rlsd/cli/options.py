@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from rlsd.cli.errors import UserError, nearest
+from rlsd.cli.errors import UserError, choices
 from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest, read_flags
 from rlsd.cli.values import as_words, parse_pairs
 
@@ -135,8 +135,7 @@ def _check_ranges(options: TrainOptions) -> None:
 
 def _check_speed(options: TrainOptions) -> None:
     if options.speed not in SPEEDS:
-        hint = nearest(options.speed, SPEEDS)
-        raise UserError(f"unknown --speed {options.speed!r}; {hint} known: {', '.join(SPEEDS)}")
+        raise UserError(f"unknown --speed {options.speed!r}; {choices(options.speed, SPEEDS)}")
 
 
 def _check_contradictions(options: TrainOptions) -> None:

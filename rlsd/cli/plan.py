@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlsd.cli import tuned
 from rlsd.cli.checks import check, check_together
-from rlsd.cli.errors import UserError, blame_input, nearest, one_line
+from rlsd.cli.errors import UserError, blame_input, choices, one_line
 from rlsd.cli.options import TrainOptions
 from rlsd.cli.probe import check_backend, load_module, spaces_of
 from rlsd.cli.runfolder import RunFolder, check_writable
@@ -111,7 +111,7 @@ def algorithm_class(algo: str) -> type[BaseAlgorithm]:
     :raises UserError: when there is none, or the library it is in is not installed.
     """
     if algo not in ALGORITHMS:
-        raise UserError(f"unknown --algo {algo!r}; {nearest(algo, ALGORITHMS)} known: {', '.join(ALGORITHMS)}")
+        raise UserError(f"unknown --algo {algo!r}; {choices(algo, ALGORITHMS)}")
     library, name = ALGORITHMS[algo]
     try:
         algorithm: type[BaseAlgorithm] = getattr(importlib.import_module(library), name)

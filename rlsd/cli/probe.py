@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rlsd.cli.errors import UserError, blame_input, nearest
+from rlsd.cli.errors import UserError, blame_input, choices
 
 if TYPE_CHECKING:
     from gymnasium import Space
@@ -58,4 +58,4 @@ def check_backend(kind: str) -> None:
     from rlsd_envs import BACKENDS
 
     if kind not in BACKENDS:
-        raise UserError(f"unknown --vec-env {kind!r}; {nearest(kind, BACKENDS)} known: {', '.join(BACKENDS)}")
+        raise UserError(f"unknown --vec-env {kind!r}; {choices(kind, BACKENDS)}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlsd.cli.errors import UserError, nearest
+from rlsd.cli.errors import UserError, choices
 from rlsd.cli.options import SPEEDS
 from rlsd.cli.values import as_words, parse_pairs
 
@@ -122,7 +122,7 @@ def _known(name: str, recipes: Sequence[str]) -> Variant:
         return Variant(name, recipe=name)
     if name not in (BASELINE, DEFAULT):
         known = (BASELINE, DEFAULT, *recipes)
-        hint = f"{nearest(name, known)} known: {', '.join(known)}; or {name}:key=value;key=value".strip()
+        hint = f"{choices(name, known)}; or {name}:key=value;key=value"
         raise UserError(f"unknown variant {name!r}; {hint}")
     return Variant(name, baseline=name == BASELINE)
 

@@ -60,7 +60,7 @@ WRONG = {
     "unknown device": (f"{CARTPOLE} --device tpu9", ["tpu9", "cpu"]),
     "device that is not here": (f"{CARTPOLE} --device cuda:63", ["cuda:63", "cpu"]),
     "rollout device that is not here": (f"{CARTPOLE} --rollout-device gpu0", ["--rollout-device", "gpu0", "cpu"]),
-    "unknown speed": (f"{CARTPOLE} --speed fast", ["--speed", "fast", "exact, max, none"]),
+    "unknown speed": (f"{CARTPOLE} --speed fast", ["--speed", "unknown --speed 'fast'; known: exact, max, none"]),
     "unknown backend": (f"{CARTPOLE} --vec-env dumy", ["dumy", "dummy"]),
     "unknown env argument": (f"{CARTPOLE} --env-kwargs colour:red", ["colour", "CartPole-v1"]),
     "no zip": (f"{CARTPOLE} -i FILES/nope.zip", ["nope.zip", "no such file"]),

@@ -2,12 +2,17 @@
 
 import pytest
 
-from rlsd.cli.errors import UserError, blame_input, nearest, one_line
+from rlsd.cli.errors import UserError, blame_input, choices, nearest, one_line
 
 
 def test_the_nearest_names_are_offered_whatever_their_case():
     assert nearest("cartpole-v1", ["CartPole-v1", "Ant-v5"]) == "did you mean CartPole-v1?", "case mattered"
     assert nearest("zzz", ["CartPole-v1"]) == "", "something far off was offered"
+
+
+def test_all_names_are_listed_behind_the_nearest():
+    assert choices("b", ["a", "b1"]) == "did you mean b1? known: a, b1"
+    assert choices("zzz", ["a", "b"], "commands") == "commands: a, b", "a blank for a name that is not near"
 
 
 def test_a_message_of_many_lines_becomes_one():

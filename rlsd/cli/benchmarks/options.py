@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rlsd.cli.benchmarks.pairs import FEWEST_PAIRS
-from rlsd.cli.errors import UserError, nearest
+from rlsd.cli.errors import UserError, choices
 from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest
 from rlsd.cli.options import SPEEDS, TrainOptions
 from rlsd.cli.tables import check_file
@@ -60,8 +60,7 @@ class BenchmarkOptions:
         """
         check_lowest(self, {"n_timesteps": 1, "n_envs": 1, "pairs": FEWEST_PAIRS, "seed": 0, **(lowest or {})})
         if self.speed not in SPEEDS:
-            hint = nearest(self.speed, SPEEDS)
-            raise UserError(f"unknown --speed {self.speed!r}; {hint} known: {', '.join(SPEEDS)}")
+            raise UserError(f"unknown --speed {self.speed!r}; {choices(self.speed, SPEEDS)}")
         check_file("--json", self.json)
 
     def train_options(self) -> TrainOptions:

@@ -14,7 +14,7 @@ from rlsd.cli.benchmarks.plots import check_plot, draw
 from rlsd.cli.benchmarks.report import begin, finish, one_thread
 from rlsd.cli.benchmarks.series import STEP_TIME, Measured, Series, flat, measure, series_dict, series_table
 from rlsd.cli.console import say
-from rlsd.cli.errors import UserError, nearest
+from rlsd.cli.errors import UserError, choices
 from rlsd.cli.flags import Count, MaybeText, read_flags
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _check_sizes(options: ScalingOptions) -> None:
 
     for axis in options.axes:
         if axis not in AXES:
-            raise UserError(f"unknown --axes {axis!r}; {nearest(axis, AXES)} known: {', '.join(AXES)}")
+            raise UserError(f"unknown --axes {axis!r}; {choices(axis, AXES)}")
     for name in ("axes", "reservoirs", "teachers", "envs", "backends"):
         if not getattr(options, name):
             raise UserError(f"--{name} is empty: name one at least")

@@ -14,7 +14,7 @@ from rlsd.cli.benchmarks.options import BenchmarkOptions, settings
 from rlsd.cli.benchmarks.pairs import RATE, Pair, interleave, pair_line, spread_table, time_once, to_dict
 from rlsd.cli.benchmarks.report import begin, finish, one_thread
 from rlsd.cli.console import say
-from rlsd.cli.errors import UserError, nearest
+from rlsd.cli.errors import UserError, choices
 from rlsd.cli.flags import MaybeText, read_flags
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
 def _check_peer(options: ThroughputOptions) -> None:
     for flag, value, known in (("--peer", options.peer, PEERS), ("--peer-env", options.peer_env, PEER_ENVS)):
         if value not in known:
-            raise UserError(f"unknown {flag} {value!r}; {nearest(value, known)} known: {', '.join(known)}")
+            raise UserError(f"unknown {flag} {value!r}; {choices(value, known)}")
     if options.peer != "sb3" and options.peer_env != "sb3":
         raise UserError(f"--peer-env {options.peer_env} is of the peer sb3: {options.peer} makes its own")
     if options.peer != "sbx" and options.peer_python is not None:
