@@ -54,6 +54,8 @@ _RANGES = {
     **dict.fromkeys(("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"), (0.0, 1.0)),
     **dict.fromkeys(("alive_bonus_offset", "target_entropy"), (-math.inf, math.inf)),
 }
+#: Numbers that may be infinite, which stands for no limit.
+_LIMITS = ("clip_range", "clip_range_vf", "max_grad_norm", "target_kl", "target_noise_clip")
 
 
 def check(values: Mapping[str, Any], algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
@@ -138,7 +140,8 @@ def _check_range(key: str, value: Any, default: Any) -> None:
         number, also = lin_start(value), " or lin_NUMBER"
     elif default == "auto":
         number, also = _auto_start(key, value), " or auto" + (" or auto_NUMBER" if key == "ent_coef" else "")
-    if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= high:
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or not low <= number <= high or (abs(number) == math.inf and key not in _LIMITS):
         bounded = f" in [{low:g}, {high:g}]" if high < math.inf else f" >= {low:g}"
         wanted = bounded if low > -math.inf else ""
         raise UserError(f"{key} must be a number{wanted}{also}, got {value!r}")

@@ -45,6 +45,7 @@ WRONG = {
         ["teacher.by 'evaluation'", "--eval-freq"],
     ),
     "unknown hyperparameter": (f"{CARTPOLE} -params n_step:4", ["n_step", "n_steps"]),
+    "infinite hyperparameter": (f"{CARTPOLE} -params learning_rate:.inf", ["learning_rate must be a number", "inf"]),
     "negative hyperparameter": (f"{CARTPOLE} -params n_steps:-4", ["n_steps", "-4"]),
     "hyperparameter of a wrong type": (f"{CARTPOLE} -params n_steps:abc", ["n_steps", "abc"]),
     "impossible hyperparameters": (f"{CARTPOLE} -params batch_size:1", ["batch_size"]),
