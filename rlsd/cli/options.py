@@ -112,6 +112,8 @@ def parse(argv: Sequence[str], default: TrainOptions | None = None) -> TrainOpti
     :param default: options for what ``argv`` does not mention; those of the run when one is resumed.
     :raises UserError: with tyro's message on one line.
     """
+    if sum(word.partition("=")[0] == "--env" for word in argv) > 1:
+        raise UserError("--env is there twice: rlsd train takes one environment, rlsd compare several")
     options = read_flags(default or TrainOptions(), "rlsd train", argv)
     _check_ranges(options)
     _check_speed(options)

@@ -29,6 +29,8 @@ def test_a_key_of_another_version_is_ignored():
     ("words", "message"),
     [
         ("", "--env is missing"),
+        ("--env A --env B", "--env is there twice"),
+        ("--env=A -n 64 --env B", "--env is there twice"),
         ("--env A --sed 3", "--sed.*did you mean --seed"),
         ("--env A -n abc", "abc"),
         ("--env A -n 1.5", "1.5"),
