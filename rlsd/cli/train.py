@@ -74,7 +74,7 @@ def _resume(asked: TrainOptions, argv: Sequence[str]) -> int:
     agent = resumed_agent(plan, folder, checkpoint)
     done = int(agent.num_timesteps)
     if done >= plan.n_timesteps and folder.read_results().get("timesteps") == done:
-        say(f"{folder.root} is finished: {done:,} of {plan.n_timesteps:,} steps. A larger -n would go on.")
+        say(f"{folder.root} is finished at step {done:,}. A larger -n would go on.")
         return 0
     # A run's own steps may be passed by: it ends with a whole rollout, and is evaluated only then.
     if done > plan.n_timesteps and plan.n_timesteps != folder.read_yaml("config.yml").get("n_timesteps"):

@@ -69,7 +69,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, capsys, extra):
     assert len(yaml.safe_load((two / "CartPole-v1" / "run.yml").read_text())["sessions"]) == 2, "sessions"
     assert [path.name for path in (two / "tensorboard").iterdir()] == ["PPO_1"], "TensorBoard shows two runs"
     assert train("--resume", str(two)) == 0, "a finished run is no error"
-    assert "is finished: 1,024 of 1,024" in capsys.readouterr().out, "a finished run says so"
+    assert "is finished at step 1,024. A larger -n" in capsys.readouterr().out, "a finished run says so"
 
 
 def test_tensorboard_forgets_what_a_killed_run_logged_after_its_checkpoint(tmp_path):
