@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from rlsd.cli.benchmarks.successors import SuccessorsOptions
 from rlsd.cli.main import main
 
 TINY = ["n_steps=64", "batch_size=64", "n_epochs=1"]
@@ -80,3 +83,10 @@ def test_wrong_input_is_one_line(words, reason, capsys):
 def test_an_unknown_kind_is_refused(agents, capsys):
     assert _successors("-i", agents["distilled"], "--kinds", "old") == 2
     assert "old" in capsys.readouterr().err
+
+
+def test_every_flag_is_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    flags = {field.name.replace("_", "-") for field in dataclasses.fields(SuccessorsOptions)} - {"debug"}
+    section = page.partition("## rlsd benchmark")[2]
+    assert flags - set(re.findall(r"`--([\w-]+)`", section)) == set(), "flags that docs/cli.md does not list"
