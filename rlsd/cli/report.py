@@ -136,9 +136,21 @@ def say_end(session: Session, record: Record, score: Score) -> None:
     say(f"TensorBoard   {_tensorboard(folder, plan)}")
     distiller = getattr(session.agent, "distiller", None)
     if distiller is not None and not distiller.teacher.ready:
-        every = getattr(distiller.config.teacher, "every", None)
-        hint = "" if every is None else f", or take the teacher earlier: --distill teacher.every={max(every // 10, 1)}"
-        warn(f"Nothing was distilled: no teacher was taken in so few steps. Train for longer{hint}")
+        warn(f"Nothing was distilled: {_why_no_teacher(session.agent)}")
+
+
+def _why_no_teacher(agent: Any) -> str:
+    """Return why no teacher was taken, and what to do about it."""
+    steps, starts = int(agent.num_timesteps), getattr(agent, "learning_starts", 0)
+    if starts >= steps:
+        return (
+            f"the agent learns only after {starts:,} steps. Train for longer, or let it begin earlier: "
+            f"-params learning_starts:{steps // 10}"
+        )
+    every = getattr(agent.distiller.config.teacher, "every", 0)
+    earlier = min(every // 10, steps // 2)
+    hint = f", or take the teacher earlier: --distill teacher.every={max(earlier, 1)}" if every > steps else ""
+    return f"no teacher was taken in so few steps. Train for longer{hint}"
 
 
 def _tensorboard(folder: RunFolder, plan: Plan) -> str:

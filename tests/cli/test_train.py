@@ -111,6 +111,23 @@ def test_a_run_too_short_for_a_teacher_says_so(tmp_path, capsys):
     assert "Nothing was distilled" not in capsys.readouterr().err, "there was a teacher"
 
 
+@pytest.mark.parametrize(
+    ("words", "changes", "reason"),
+    [
+        ("--env CartPole-v1 -n 256", "teacher.every=99999", "so few steps"),
+        ("--env Pendulum-v1 --algo td3 -n 60 --distill teacher.every=8", "gamma:0.9", "learns only after 10,000 steps"),
+    ],
+)
+def test_what_a_run_without_a_teacher_advises_gives_it_one(tmp_path, capsys, words, changes, reason):
+    words = ["train", *words.split(), "--no-progress", "--eval-freq", "0", "--recipe", "snapshot", "-f", str(tmp_path)]
+    flag = "--distill" if "=" in changes else "-params"
+    assert main([*words, flag, changes]) == 0, "exit code"
+    said = capsys.readouterr().err
+    assert reason in said, said
+    assert main([*words, *said.split(": ")[-1].split()]) == 0, "exit code"
+    assert "Nothing was distilled" not in capsys.readouterr().err, f"it did not help to follow: {said}"
+
+
 def test_the_command_for_tensorboard_can_be_typed_where_it_is_not_on_the_path(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert train(tmp_path) == 0, "exit code"
