@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,11 @@ from typing import Any
 import yaml
 
 from rlsd.cli.errors import UserError, one_line
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def file_name(env_id: str) -> str:
@@ -70,6 +77,23 @@ class RunFolder:
         if not arguments:
             raise UserError(f"{root} is not the folder of a run: it holds no ENV/args.yml")
         return cls(root, arguments[0].parent.name)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder. The lock ends with its process, however that ends.
+
+        :raises UserError: when another process trains in it.
+        """
+        with ExitStack() as held:
+            if fcntl is not None:
+                try:
+                    file = held.enter_context((self.root / ".lock").open("w"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise UserError(f"another process trains in {self.root}: wait for its end, or stop it") from error
+                except OSError:  # a file system without locks, or one that is only to be read
+                    pass
+            yield
 
     @property
     def params(self) -> Path:

@@ -46,26 +46,32 @@ def _train(options: TrainOptions, argv: Sequence[str]) -> int:
     _set_threads(plan.num_threads)
     env = training_env(plan)
     folder = RunFolder.create(Path(options.log_folder), options.algo, plan.env_id)
-    try:
-        agent = new_agent(plan, env, folder.tensorboard(options.tensorboard_log))
-        folder.make_tensorboard(options.tensorboard_log)
-        record = Record.new(folder, plan, argv)
-    except BaseException:
-        env.close()
-        folder.discard()
-        raise
-    say_start(plan, folder)
-    return _run(Session(plan, folder, agent, resumed=False), record)
+    with folder.locked():
+        try:
+            agent = new_agent(plan, env, folder.tensorboard(options.tensorboard_log))
+            folder.make_tensorboard(options.tensorboard_log)
+            record = Record.new(folder, plan, argv)
+        except BaseException:
+            env.close()
+            folder.discard()
+            raise
+        say_start(plan, folder)
+        return _run(Session(plan, folder, agent, resumed=False), record)
 
 
 def _resume(asked: TrainOptions, argv: Sequence[str]) -> int:
+    folder = RunFolder.find(str(asked.resume), Path(asked.log_folder), asked.algo, asked.env)
+    with folder.locked():
+        return _go_on(folder, argv)
+
+
+def _go_on(folder: RunFolder, argv: Sequence[str]) -> int:
     from rlsd import latest_checkpoint
     from rlsd.cli.agents import resumed_agent
     from rlsd.cli.plan import plan_resumed
     from rlsd.cli.report import Record
     from rlsd.cli.session import Session
 
-    folder = RunFolder.find(str(asked.resume), Path(asked.log_folder), asked.algo, asked.env)
     options = _merged(folder, argv)
     plan = plan_resumed(options, folder)
     with blame_input():

@@ -72,6 +72,25 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, capsys, extra):
     assert "is finished at step 1,024. A larger -n" in capsys.readouterr().out, "a finished run says so"
 
 
+def test_a_run_is_resumed_by_one_process_at_a_time(whole, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    code = "from pathlib import Path; import time; from rlsd.cli.runfolder import RunFolder\n"
+    code += f"with RunFolder(Path({str(run)!r}), 'CartPole-v1').locked(): print(flush=True); time.sleep(60)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+    try:
+        assert other.stdout.readline() == b"\n", "it does not hold the run"
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        assert train("--resume", str(run), "-n", "768") == 2, "two at a time"
+        said = f"error: another process trains in {run}: wait for its end, or stop it\n"
+        assert capsys.readouterr().err == said, "message"
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before, "something was written"
+    finally:
+        other.kill()
+        other.communicate()
+    assert train("--resume", str(run), "-n", "768") == 0, "the lock outlived its process"
+
+
 def test_tensorboard_forgets_what_a_killed_run_logged_after_its_checkpoint(tmp_path):
     words = ["--env", "CartPole-v1", "-n", "1024", "-f", str(tmp_path), "--save-freq", "256", *CONSTANT]
     assert train(*words) == 0, "first part"
