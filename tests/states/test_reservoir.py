@@ -352,7 +352,7 @@ class Echo(Teacher):
     """A teacher whose answer is the state."""
 
     def __init__(self) -> None:
-        super().__init__(actor=SimpleNamespace(family=SimpleNamespace(size=1)))
+        super().__init__(actor=SimpleNamespace(family=SimpleNamespace(size=3)))
         self.version = 1
 
     def refresh(self, agent):

@@ -28,7 +28,7 @@ def teacher_of(agent, every: int = 1):
 def refreshed(teacher, agent, rollouts: int, size: int = ROLLOUT, start: int = 0) -> list[int]:
     """The environment steps at which a teacher changes while ``learn`` goes through some rollouts."""
     changes = []
-    agent.start_time += 1  # when learn() began
+    agent.start_time, agent._num_timesteps_at_start = agent.start_time + 1, start  # when learn() began, and where
     for rollout in range(1, rollouts + 1):
         agent.num_timesteps = start + rollout * size
         version = teacher.version
