@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -85,17 +85,7 @@ class Actor(ABC):
     def frozen(self, policy: Any) -> nn.Module:
         """Return a copy of what acts that acts as it does now, shares no storage and asks for no gradient."""
         module: Any = self.module(policy)
-        memo: dict[int, Any] = {}
-        # The optimizer would double the memory. The distribution may hold tensors of a graph, which cannot be copied.
-        for owner in (module, policy):
-            for name in ("optimizer", "action_dist"):
-                value = getattr(owner, name, None)
-                memo[id(value)] = unused(value) if name == "action_dist" and value is not None else None
-        # So may any attribute: a layer's weight under weight_norm, an output that was kept to be looked at.
-        for part in module.modules():
-            memo |= {id(tensor): tensor.detach().clone() for tensor in _held(part) if not tensor.is_leaf}
-        copied: nn.Module = copy.deepcopy(module, memo)
-        return copied.requires_grad_(False).train(False)
+        return acting_copy(module, (module, policy))
 
     def context(self, agent: Any) -> dict[str, np.ndarray]:
         """Return what, besides the observations, decided the actions of the finished rollout.
@@ -142,6 +132,24 @@ def algorithm_name(agent: Any) -> str:
 
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def acting_copy(module: nn.Module, owners: Iterable[Any]) -> nn.Module:
+    """Return a copy of a module that acts as it does now, shares no storage and asks for no gradient.
+
+    :param owners: of optimizers, which would double the memory, and of distributions, which may hold tensors of a
+        graph, which cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for owner in owners:
+        for name in ("optimizer", "action_dist"):
+            value = getattr(owner, name, None)
+            memo[id(value)] = unused(value) if name == "action_dist" and value is not None else None
+    # So may any attribute: a layer's weight under weight_norm, an output that was kept to be looked at.
+    for part in module.modules():
+        memo |= {id(tensor): tensor.detach().clone() for tensor in _held(part) if not tensor.is_leaf}
+    copied: nn.Module = copy.deepcopy(module, memo)
+    return copied.requires_grad_(False).train(False)
 
 
 def _held(module: nn.Module) -> Iterator[Tensor]:

@@ -11,7 +11,6 @@ the same device, training is bit-identical to acting without a copy.
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
 from rlsd.actors import actor_for, algorithm_name
-from rlsd.actors.base import unused
+from rlsd.actors.base import acting_copy
 from rlsd.speed.acting import lean_methods
 from rlsd.speed.standing_in import standing_in
 
@@ -57,7 +56,7 @@ class Mirror:
 
     def __init__(self, agent: Any, device: torch.device) -> None:
         self.device = device
-        self.policy = _acting_copy(agent.policy).to(device)
+        self.policy = acting_copy(agent.policy, agent.policy.modules()).to(device)
         self._of = weakref.ref(agent.policy)
         self._live = _tensors(agent, agent.policy)
         self._pieces = _pieces(self._live, _tensors(agent, self.policy), device)
@@ -101,18 +100,6 @@ class Mirror:
                 agent.device = before
                 if agent.use_sde:
                     _bring_noise(self.policy, agent.policy)
-
-
-def _acting_copy(policy: nn.Module) -> nn.Module:
-    memo: dict[int, Any] = {}
-    for module in policy.modules():
-        # The optimizer would double the memory. The distribution may hold tensors of a graph, which cannot be copied.
-        for name in ("optimizer", "action_dist"):
-            value = module.__dict__.get(name)
-            if value is not None:
-                memo[id(value)] = unused(value) if name == "action_dist" else None
-    copied: nn.Module = copy.deepcopy(policy, memo)
-    return copied.requires_grad_(False).train(False)
 
 
 def _tensors(agent: Any, policy: Any) -> list[Tensor]:

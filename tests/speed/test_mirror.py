@@ -144,6 +144,13 @@ def test_another_policy_gets_another_mirror() -> None:
     assert agent.accelerator._mirror.is_of(agent)
 
 
+def test_a_policy_that_holds_tensors_of_a_graph_is_copied() -> None:
+    agent = build(PPO)
+    agent.policy.last = agent.policy.predict_values(torch.zeros(1, *agent.observation_space.shape))
+    mirror = Mirror(agent, torch.device("cpu"))
+    assert torch.equal(mirror.policy.last, agent.policy.last) and mirror.policy.last.grad_fn is None
+
+
 @pytest.mark.parametrize("algorithm", [RecurrentPPO, ARS])
 def test_algorithms_that_cannot_act_with_a_copy_are_refused(algorithm: type[Any]) -> None:
     with pytest.raises(ValueError, match=r"rollout_device is not for .*Leave it out"):
