@@ -239,6 +239,11 @@ def test_the_readmes_measured_figures_are_those_of_the_committed_files() -> None
     kept = json.loads((ROOT / "docs/results/retention-cartpole-ppo-40.json").read_text(encoding="utf-8"))["summary"]
     figures = f"`selective` {kept['selective']['greedy']['both']}, plain SB3 {kept['baseline']['greedy']['both']}"
     assert figures in readme, f"README does not give retention as {figures}"
+    for name in ("cartpole-dqn", "pendulum-sac"):
+        kept = json.loads((ROOT / f"docs/results/retention-{name}.json").read_text(encoding="utf-8"))["summary"]
+        both = {variant: kept[variant]["greedy"]["both"] for variant in ("selective", "baseline")}
+        figures = f"`selective` {both['selective']} of 10, plain SB3 {both['baseline']}"
+        assert figures in readme, f"README does not give {name} as {figures}"
     results = json.loads((ROOT / "docs/results/acrobot-seeds-100-109.json").read_text(encoding="utf-8"))["results"]
     for variant, words in (("default", "default"), ("baseline", "plain SB3")):
         finals = [result["final"] for result in results if result["variant"] == variant]
