@@ -30,14 +30,22 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "pull": ("test_the_harder_the_pull_the_nearer_to_a_fixed_teacher",),
     "every step": ("test_deposits_are_the_actors_steps_divided_by_the_stride",),
-    "off is off": ("test_without_a_pull_training_is_plain_sb3_bit_for_bit",),
+    "off is off": (
+        "test_without_a_pull_training_is_plain_sb3_bit_for_bit",
+        "test_without_a_pull_no_teacher_leaves_a_trace",
+    ),
     "no trace": ("test_a_deposit_leaves_no_trace_and_draws_no_global_random_number",),
-    "clean after errors": ("test_nothing_stays_behind_whatever_happens_and_training_goes_on",),
+    "clean after errors": (
+        "test_nothing_stays_behind_whatever_happens_and_training_goes_on",
+        "test_nothing_stays_behind_on_any_states",
+    ),
     "undistill": ("test_undistilled_it_goes_on_as_if_it_had_never_been_distilled",),
     "plain zip": ("test_its_zip_acts_the_same_in_plain_sb3_where_rlsd_is_missing",),
     "exact resume": (
         "test_resumed_training_is_that_which_never_stopped",
         "test_resumed_training_on_its_own_replay_buffer_is_that_which_never_stopped",
+        "test_resumed_training_by_any_teacher_is_that_which_never_stopped",
+        "test_resumed_training_on_any_states_is_that_which_never_stopped",
     ),
     "SB3's API": (
         "test_learning_twice_and_in_another_environment_goes_on_distilling",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -872,3 +873,12 @@ def test_every_algorithm_is_in_the_matrix() -> None:
     assert _MATRIX.keys() == ALL_ALGORITHMS.keys()
     assert {case.algorithm for case in _CORE} == {case.algorithm for case in _PROMISED} == ALL_ALGORITHMS.keys()
     assert {case.kind for case in _CORE} >= {"image_chw", "box_dict", "goal", "normalized", "gsde", "multidiscrete"}
+
+
+def test_every_test_of_an_agent_is_in_a_column_of_the_table_of_support() -> None:
+    path = Path(__file__).parent.parent / "scripts" / "support_table.py"
+    script = runpy.run_path(str(path), run_name="support_table")
+    named = {test for tests in script["PROMISES"].values() for test in tests}
+    mine = {name: thing for name, thing in globals().items() if name.startswith("test_")}
+    assert named == {name for name, test in mine.items() if hasattr(test, "pytestmark")}
+    assert {case.kind for case in (*_CORE, *_PROMISED)} <= script["SPACES"].keys()
