@@ -228,6 +228,12 @@ def test_the_readme_leads_to_every_page():
     assert not missing, f"pages that the README does not link to: {missing}"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/results").glob("*.json")), ids=lambda path: path.name)
+def test_committed_results_name_no_folder_of_the_machine_that_measured_them(path: Path) -> None:
+    found = re.findall(r"[\s\"'=](/[\w.-]+/[\w./-]+)", path.read_text(encoding="utf-8"))
+    assert not found, found
+
+
 def test_the_readmes_measured_figures_are_those_of_the_committed_files() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     measured = [*(ROOT / "docs/results").glob("overhead-*.json"), *(ROOT / "docs/results").glob("throughput-*.json")]
