@@ -1,8 +1,8 @@
-"""Measure speed: ``python scripts/benchmark.py NAME``, of docs/benchmarks.md (the same as ``rlsd benchmark``)."""
+"""Measure speed: ``python scripts/benchmark.py NAME``, see docs/benchmarks.md."""
 
 import sys
 
-from rlsd.cli.main import main
+from benchmarks.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(["benchmark", *sys.argv[1:]]))
+    sys.exit(main())

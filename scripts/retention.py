@@ -1,8 +1,8 @@
-"""Measure forgetting: ``python scripts/retention.py --env CartPole-v1`` (the same as ``rlsd retention``)."""
+"""Measure forgetting: ``python scripts/retention.py --env CartPole-v1``, see docs/retention.md."""
 
 import sys
 
-from rlsd.cli.main import main
+from experiments.retention import main
 
 if __name__ == "__main__":
-    sys.exit(main(["retention", *sys.argv[1:]]))
+    sys.exit(main(sys.argv[1:]))

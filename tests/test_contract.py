@@ -1,6 +1,6 @@
 """What is promised of every algorithm, whatever its actions and observations: one test a promise, one case an agent.
 
-``scripts/support_table.py`` writes docs/support.md from the tests that pass here.
+``scripts/experiments/support_table.py`` writes docs/support.md from the tests that pass here.
 """
 
 from __future__ import annotations
@@ -876,7 +876,7 @@ def test_every_algorithm_is_in_the_matrix() -> None:
 
 
 def test_every_test_of_an_agent_is_in_a_column_of_the_table_of_support() -> None:
-    path = Path(__file__).parent.parent / "scripts" / "support_table.py"
+    path = Path(__file__).parent.parent / "scripts" / "experiments" / "support_table.py"
     script = runpy.run_path(str(path), run_name="support_table")
     named = {test for tests in script["PROMISES"].values() for test in tests}
     mine = {name: thing for name, thing in globals().items() if name.startswith("test_")}

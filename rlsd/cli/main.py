@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rlsd.cli.console import say, warn
@@ -26,20 +26,20 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("rlsd.cli.train", "train an agent: rlsd train --env CartPole-v1"),
     "compare": Command("rlsd.cli.compare", "train variants on many seeds and compare them"),
-    "retention": Command("rlsd.cli.retention", "measure what an agent keeps of a task while it learns another"),
-    "benchmark": Command("rlsd.cli.benchmark", "measure speed: rlsd benchmark throughput"),
     "recipes": Command("rlsd.cli.recipes", "list the recipes that --recipe takes"),
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS, program: str = "rlsd") -> int:
     """Run one command and return its exit code: 0 done, 2 wrong input, 130 stopped by Ctrl-C.
 
-    :param argv: the words after ``rlsd``; those of this process by default.
+    :param argv: the words after the program; those of this process by default.
+    :param commands: the subcommands by name.
+    :param program: what the help calls the program.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        return _dispatch(words, commands, program)
     except UserError as error:
         if "--debug" in words:
             traceback.print_exc()
@@ -50,24 +50,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], commands: Mapping[str, Command], program: str) -> int:
     if not words or words[0] in ("-h", "--help"):
-        say(_help())
+        say(_help(commands, program))
         return 0
     if words[0] == "--version":
         say(f"rlsd {__version__}")
         return 0
-    if words[0] not in COMMANDS:
-        known = choices(words[0], COMMANDS, "commands")
+    if words[0] not in commands:
+        known = choices(words[0], commands, "commands")
         raise UserError(f"unknown command {words[0]!r}; {known}")
-    exit_code: int = importlib.import_module(COMMANDS[words[0]].module).run(words[1:])
+    exit_code: int = importlib.import_module(commands[words[0]].module).run(words[1:])
     return exit_code
 
 
-def _help() -> str:
-    lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
-    head = ["usage: rlsd [--version] COMMAND ...", "", "Self-distillation for Stable-Baselines3 agents.", ""]
-    return "\n".join([*head, *lines, "", "rlsd COMMAND --help says what a command takes."])
+def _help(commands: Mapping[str, Command], program: str) -> str:
+    lines = [f"  {name:<10} {command.summary}" for name, command in commands.items()]
+    head = [f"usage: {program} [--version] COMMAND ...", "", "Self-distillation for Stable-Baselines3 agents.", ""]
+    return "\n".join([*head, *lines, "", f"{program} COMMAND --help says what a command takes."])
 
 
 if __name__ == "__main__":

@@ -176,9 +176,10 @@ class Launcher:
             for process in self._running:
                 process.terminate()
 
-    def run(self, module: str, words: Sequence[str], log: Path) -> int:
-        """Run a module with these words to its end, and return its exit code.
+    def run(self, words: Sequence[str], log: Path) -> int:
+        """Run a Python process with these words to its end, and return its exit code.
 
+        :param words: what follows the interpreter: ``-m MODULE ...`` or ``FILE ...``.
         :param log: what it says is added to this file.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +188,7 @@ class Launcher:
                 if self.stopping:
                     return EXIT_INTERRUPTED
                 process = subprocess.Popen(
-                    [sys.executable, "-m", module, *words],
+                    [sys.executable, *words],
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
@@ -230,7 +231,7 @@ class Trainer(Launcher):
 
     def _launch(self, trial: Trial, words: tuple[str, ...]) -> int:
         """Run ``rlsd train`` to its end, and return its exit code."""
-        return self.run("rlsd.cli.main", ("train", *words), trial.log)
+        return self.run(("-m", "rlsd.cli.main", "train", *words), trial.log)
 
 
 def training_return(monitor: Path) -> float | None:

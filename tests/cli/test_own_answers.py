@@ -6,9 +6,9 @@ import gymnasium as gym
 import pytest
 import torch
 import yaml
+from experiments.retention_trial import Settings
 
 from rlsd.cli.main import main
-from rlsd.cli.retention_trial import Settings
 from rlsd.config import _REGISTRY
 
 MODULE = """

@@ -1,4 +1,4 @@
-"""``rlsd benchmark``: how it times, and what it writes. No assertion on seconds."""
+"""``scripts/benchmark.py``: how it times, and what it writes. No assertion on seconds."""
 
 import dataclasses
 import json
@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.main import main
+from benchmarks.overhead import OverheadOptions
+from benchmarks.pairs import Side, Work, interleave, spread, time_once
+from benchmarks.scaling import ScalingOptions
+from benchmarks.solve import SolveOptions
+from benchmarks.successors import SuccessorsOptions
+from benchmarks.throughput import ThroughputOptions
 
 from rlsd.cli.agents import new_agent
-from rlsd.cli.benchmarks.overhead import OverheadOptions
-from rlsd.cli.benchmarks.pairs import Side, Work, interleave, spread, time_once
-from rlsd.cli.benchmarks.scaling import ScalingOptions
-from rlsd.cli.benchmarks.solve import SolveOptions
-from rlsd.cli.benchmarks.successors import SuccessorsOptions
-from rlsd.cli.benchmarks.throughput import ThroughputOptions
 from rlsd.cli.flags import read_flags
-from rlsd.cli.main import main
 
 TINY = "--hyperparams n_envs=1 n_steps=32 batch_size=32 n_epochs=1"
 
@@ -91,13 +91,13 @@ def test_the_spread_is_smallest_middle_largest():
 def test_overhead_prints_each_pair_and_writes_what_it_measured(tmp_path, capsys):
     threads = torch.get_num_threads()
     file = tmp_path / "new" / "overhead.json"
-    words = f"benchmark overhead -n 64 --pairs 5 {TINY} --json {file}"
+    words = f"overhead -n 64 --pairs 5 {TINY} --json {file}"
     assert main(words.split()) == 0, "exit code"
     out = capsys.readouterr().out
     assert all(f"pair {number}" in out for number in range(1, 6)), "a pair is not shown"
     assert all(word in out for word in ("median", "CPU time", "Machine", "Versions", "stable-baselines3")), "report"
     data = json.loads(file.read_text())
-    assert data["command"] == f"rlsd {words}", "command"
+    assert data["command"] == f"python scripts/benchmark.py {words}", "command"
     assert data["hyperparams"]["n_steps"] == 32, "settings"
     assert data["distill"]["teacher"], "the distillation is not in the file"
     assert {"cpu", "cores", "load_average"} <= set(data["machine"]), "machine"
@@ -120,7 +120,7 @@ def test_only_one_side_distils_and_each_pair_has_its_own_seed(monkeypatch):
         return agent
 
     monkeypatch.setattr("rlsd.cli.agents.new_agent", note)
-    assert main(["benchmark", *f"overhead -n 32 --pairs 5 --seed 7 {TINY}".split()]) == 0, "exit code"
+    assert main([*f"overhead -n 32 --pairs 5 --seed 7 {TINY}".split()]) == 0, "exit code"
     warm_up, runs = made[:2], made[2:]
     assert warm_up == [(7, True), (7, False)], "both sides are warmed up"
     assert [distils for _, distils in runs] == [True, False, False, True, True, False, False, True, True, False], (
@@ -143,7 +143,7 @@ def test_only_one_side_distils_and_each_pair_has_its_own_seed(monkeypatch):
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
-    assert main(["benchmark", *words.split()]) == 2, "exit code"
+    assert main([*words.split()]) == 2, "exit code"
     said = capsys.readouterr()
     assert message in said.err, "message"
     assert said.err.count("\n") == 1, "more than one line"
@@ -152,7 +152,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
 
 def test_help_lists_the_benchmarks(capsys):
     for words in ([], ["--help"]):
-        assert main(["benchmark", *words]) == 0, "exit code"
+        assert main([*words]) == 0, "exit code"
         out = capsys.readouterr().out
         assert all(name in out for name in ("overhead", "throughput", "scaling", "solve")), "a benchmark is missing"
 
@@ -161,16 +161,17 @@ def test_help_lists_the_benchmarks(capsys):
     "options", [OverheadOptions, ThroughputOptions, ScalingOptions, SolveOptions], ids=lambda cls: cls.__name__
 )
 def test_every_flag_is_listed(options):
-    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    pages = (Path(__file__).parents[3] / "docs" / page for page in ("cli.md", "benchmarks.md"))
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     flags = {field.name.replace("_", "-") for field in dataclasses.fields(options)}
-    assert flags - set(re.findall(r"`--([\w-]+)`", text)) == set(), "flags that docs/cli.md does not list"
+    assert flags - set(re.findall(r"`--([\w-]+)`", text)) == set(), "flags that the docs do not list"
 
 
 def test_the_commands_of_the_page_are_understood():
-    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     kinds = {"overhead": OverheadOptions, "throughput": ThroughputOptions}
     kinds |= {"scaling": ScalingOptions, "solve": SolveOptions, "successors": SuccessorsOptions}
-    commands = re.findall(r"^    rlsd benchmark (\w+) (-.*)$", text, re.MULTILINE)
+    commands = re.findall(r"^    python scripts/benchmark.py (\w+) (-.*)$", text, re.MULTILINE)
     assert {name for name, _ in commands} == set(kinds), "a benchmark without a command"
     for name, words in commands:
         options = read_flags(kinds[name](), name, shlex.split(words))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def begin(name: str, argv: Sequence[str]) -> dict[str, Any]:
     """Return when, where, by what command and with which versions a benchmark is run, as plain data."""
-    command = shlex.join(["rlsd", "benchmark", name, *argv])
+    command = shlex.join(["python", "scripts/benchmark.py", name, *argv])
     return {"benchmark": name, **provenance([]), "command": command, "machine": machine()}
 
 

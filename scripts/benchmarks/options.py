@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from rlsd.cli.benchmarks.pairs import FEWEST_PAIRS
+from benchmarks.pairs import FEWEST_PAIRS
 from rlsd.cli.errors import UserError, choices
 from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest
 from rlsd.cli.options import SPEEDS, TrainOptions

@@ -1,4 +1,4 @@
-"""``rlsd retention``: what an agent goes through, what is measured, and what is found again."""
+"""``scripts/retention.py``: what an agent goes through, what is measured, and what is found again."""
 
 import json
 import re
@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from experiments import retention, retention_trial
+from experiments.retention import RetentionOptions, main, plan_trials
+from experiments.retention_settings import rehearses
+from experiments.retention_summary import Scale, measure, show, summarise
+from experiments.retention_trial import Outcome, Settings
 
-from rlsd.cli import retention, retention_trial
 from rlsd.cli.flags import read_flags
-from rlsd.cli.main import main
-from rlsd.cli.retention import RetentionOptions, plan_trials
-from rlsd.cli.retention_settings import rehearses
-from rlsd.cli.retention_summary import Scale, measure, show, summarise
-from rlsd.cli.retention_trial import Outcome, Settings
 
+ROOT = Path(__file__).parents[3]
 TINY = "--hyperparams n_envs=2 n_steps=32 batch_size=32 n_epochs=1"
 CARTPOLE = f"--env CartPole-v1 -n 128 --eval-episodes 2 {TINY}"
 
@@ -34,7 +34,9 @@ def _threads():
 
 
 def plans(words, tmp_path):
-    return plan_trials(read_flags(RetentionOptions(), "rlsd retention", [*words.split(), "-f", str(tmp_path / "logs")]))
+    return plan_trials(
+        read_flags(RetentionOptions(), "python scripts/retention.py", [*words.split(), "-f", str(tmp_path / "logs")])
+    )
 
 
 def settings(words, tmp_path):
@@ -63,9 +65,9 @@ class Trials:
         self.exit_codes = list(exit_codes)
         monkeypatch.setattr("rlsd.cli.trials.Launcher.run", lambda launcher, *words: self.run(*words))
 
-    def run(self, module, words, log):
-        assert module == "rlsd.cli.retention_trial", "module"
-        found, file = json.loads(words[0]), Path(words[1])
+    def run(self, words, log):
+        assert Path(words[0]).name == "retention_trial.py", "what is run"
+        found, file = json.loads(words[1]), Path(words[2])
         self.ran.append(found)
         if self.exit_codes and (code := self.exit_codes.pop(0)):
             return code
@@ -136,7 +138,7 @@ def test_the_settings_are_tuned_ones_that_follow_no_progress(tmp_path):
 
 
 def test_a_tuned_schedule_is_held_where_it_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr("rlsd.cli.retention_settings.CHANGES", {})
+    monkeypatch.setattr("experiments.retention_settings.CHANGES", {})
     found = settings("--env CartPole-v1 --variants baseline --seeds 0", tmp_path).hyperparams
     assert (found["learning_rate"], found["clip_range"], found["n_epochs"]) == (0.001, 0.2, 20), "not held"
 
@@ -211,13 +213,19 @@ def test_the_table_shows_each_variant_twice_and_the_figures_there_are():
 
 def test_retention_trains_reports_and_does_nothing_the_second_time(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = f"retention {CARTPOLE} --variants baseline,snapshot:teacher.every=64;timing.stride=1 --seeds 0 -j 2"
+    words = f"{CARTPOLE} --variants baseline,snapshot:teacher.every=64;timing.stride=1 --seeds 0 -j 2"
     assert main([*words.split(), "--results", "out/all.json"]) == 0, capsys.readouterr()
     out = capsys.readouterr().out
     assert "2 trials: 0 finished, 2 to run" in out, "start"
     assert "n_epochs 1" in out, "hyperparameters"
     data = json.loads(Path("out/all.json").read_text())
-    assert shlex.split(data["command"]) == ["rlsd", *words.split(), "--results", "out/all.json"], "command"
+    assert shlex.split(data["command"]) == [
+        "python",
+        "scripts/retention.py",
+        *words.split(),
+        "--results",
+        "out/all.json",
+    ], "command"
     assert [(run["variant"], run["seed"]) for run in data["results"]] == [("baseline", 0), ("snapshot", 0)], "results"
     for run in data["results"]:
         assert [(phase["task"], phase["steps"]) for phase in run["phases"]] == [("A", 128), ("B", 256)], "phases"
@@ -267,7 +275,7 @@ def test_a_damaged_file_is_no_result(tmp_path, monkeypatch):
 def test_a_failed_trial_is_named_and_the_rest_is_reported(tmp_path, monkeypatch, capsys):
     Trials(monkeypatch, exit_codes=[1])
     monkeypatch.chdir(tmp_path)
-    assert main(f"retention {CARTPOLE} --variants baseline,snapshot --seeds 0".split()) == 1, "exit code"
+    assert main(f"{CARTPOLE} --variants baseline,snapshot --seeds 0".split()) == 1, "exit code"
     said = capsys.readouterr()
     assert "baseline seed 0: failed" in said.err, "which failed"
     assert "1 of 2 trials are missing" in said.err, "that the table is not whole"
@@ -276,7 +284,7 @@ def test_a_failed_trial_is_named_and_the_rest_is_reported(tmp_path, monkeypatch,
 
 def test_ctrl_c_stops_the_trials_and_leaves_no_half_result(tmp_path):
     words = ["--env", "CartPole-v1", "--variants", "baseline", "--seeds", "0-1", "-n", "1e8"]
-    command = [sys.executable, "-m", "rlsd.cli.main", "retention", *words]
+    command = [sys.executable, str(ROOT / "scripts" / "retention.py"), *words]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + 120
@@ -313,7 +321,7 @@ WRONG = [
 @pytest.mark.parametrize(("words", "message"), WRONG, ids=[words or "nothing" for words, _ in WRONG])
 def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["retention", *words.split()]) == 2, "exit code"
+    assert main([*words.split()]) == 2, "exit code"
     said = capsys.readouterr()
     assert message in said.err, "message"
     assert said.err.count("\n") == 1, "more than one line"
@@ -321,7 +329,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys, tmp_pat
 
 
 def test_every_flag_is_explained_in_the_docs():
-    text = (Path(__file__).parents[2] / "docs" / "retention.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "retention.md").read_text(encoding="utf-8")
     flags = {field.name.replace("_", "-") for field in fields(RetentionOptions)}
     assert flags - set(re.findall(r"`--([\w-]+)`", text)) == set(), "flags that docs/retention.md does not list"
     assert retention.EXIT_FAILED == 1, "exit code of a failed trial"

@@ -1,14 +1,13 @@
-"""``rlsd benchmark solve``: two cold processes race to a target."""
+"""``scripts/benchmark.py solve``: two cold processes race to a target."""
 
 import json
 import subprocess
 import sys
 
 import pytest
-
-from rlsd.cli.benchmarks import children, plain_child, rlsd_child, solve
-from rlsd.cli.benchmarks.solve import SolveOptions
-from rlsd.cli.main import main
+from benchmarks import children, plain_child, rlsd_child, solve
+from benchmarks.main import main
+from benchmarks.solve import SolveOptions
 
 TINY = ("n_envs=2", "n_steps=16", "batch_size=32", "n_epochs=1", "learning_rate=lin_0.001")
 
@@ -77,7 +76,7 @@ def test_the_ratio_is_of_the_pairs_that_reached_the_target(monkeypatch, tmp_path
     monkeypatch.setattr(solve, "run_rlsd", child(10.0, fails={3}))
     monkeypatch.setattr(solve, "run_plain", child(20.0, fails=()))
     file = tmp_path / "solve.json"
-    assert main(f"benchmark solve --pairs 5 --seed 1 --json {file}".split()) == 0, "exit code"
+    assert main(f"solve --pairs 5 --seed 1 --json {file}".split()) == 0, "exit code"
     out, data = capsys.readouterr().out, json.loads(file.read_text())
     assert "rlsd 4 of 5, sb3 5 of 5" in out and "NOT REACHED by rlsd" in out, "a run that failed is reported"
     assert seeds[::2] == seeds[1::2] == [1, 2, 3, 4, 5], "both sides of a pair have its seed"
@@ -96,7 +95,7 @@ def test_the_ratio_is_of_the_pairs_that_reached_the_target(monkeypatch, tmp_path
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
-    assert main(["benchmark", "solve", *words.split()]) == 2, "exit code"
+    assert main(["solve", *words.split()]) == 2, "exit code"
     said = capsys.readouterr()
     assert message in said.err, "message"
     assert said.err.count("\n") == 1, "more than one line"
@@ -106,7 +105,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
 @pytest.mark.slow
 def test_cold_processes_race(tmp_path):
     file = tmp_path / "solve.json"
-    words = f"benchmark solve --pairs 5 -n 64 --eval-freq 32 --target 1 --hyperparams {' '.join(TINY)} --json {file}"
+    words = f"solve --pairs 5 -n 64 --eval-freq 32 --target 1 --hyperparams {' '.join(TINY)} --json {file}"
     assert main(words.split()) == 0, "exit code"
     data = json.loads(file.read_text())
     assert data["pairs_solved"] == 5, "solved"

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlsd.cli.benchmarks.pairs import Work
-from rlsd.cli.benchmarks.report import wait_for
+from benchmarks.pairs import Work
+from benchmarks.report import wait_for
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

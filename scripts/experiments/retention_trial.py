@@ -1,6 +1,6 @@
-"""One trial of ``rlsd retention``: an agent learns task A, then B, and is evaluated on both after each.
+"""One trial of ``scripts/retention.py``: an agent learns task A, then B, and is evaluated on both after each.
 
-It is a process of its own, ``python -m rlsd.cli.retention_trial SETTINGS FILE``, and its file is written at its end:
+It is a process of its own, ``python retention_trial.py SETTINGS FILE``, and its file is written at its end:
 a file that is there is a trial that is finished.
 """
 

@@ -1,15 +1,15 @@
-"""``rlsd benchmark scaling``: every size in turn with the smallest."""
+"""``scripts/benchmark.py scaling``: every size in turn with the smallest."""
 
 import json
 
 import pytest
+from benchmarks import gradient_steps
+from benchmarks.environment_steps import in_training
+from benchmarks.main import main
+from benchmarks.scaling import ScalingOptions
+from benchmarks.series import STEP_RATE, STEP_TIME, Block, Point, Series, flat, measure, series_dict
 
 import rlsd
-from rlsd.cli.benchmarks import gradient_steps
-from rlsd.cli.benchmarks.environment_steps import in_training
-from rlsd.cli.benchmarks.scaling import ScalingOptions
-from rlsd.cli.benchmarks.series import STEP_RATE, STEP_TIME, Block, Point, Series, flat, measure, series_dict
-from rlsd.cli.main import main
 from rlsd.speed import update
 
 TINY = "--hyperparams n_envs=2 n_steps=16 batch_size=32 n_epochs=2 --distill teacher.every=32 states.batch_size=16"
@@ -57,7 +57,7 @@ def test_all_axes_are_measured_printed_and_written(tmp_path, capsys):
         drawn = f" --plot {plot}"
     except ImportError:
         pass
-    assert main(f"benchmark scaling {words} --json {file}{drawn}".split()) == 0, "exit code"
+    assert main(f"scaling {words} --json {file}{drawn}".split()) == 0, "exit code"
     out, data = capsys.readouterr().out, json.loads(file.read_text())
     assert all(word in out for word in ("Reservoir", "µs per gradient step", "within 5 %", "Machine")), "report"
     names = [series["name"] for series in data["series"]]
@@ -91,7 +91,7 @@ def test_only_the_updates_are_timed(monkeypatch):
     training = gradient_steps.Training(plan, 32)
     training.warm_up(1)
     seconds = iter(range(1000))
-    monkeypatch.setattr("rlsd.cli.benchmarks.gradient_steps.time.process_time", lambda: float(next(seconds)))
+    monkeypatch.setattr("benchmarks.gradient_steps.time.process_time", lambda: float(next(seconds)))
     block = training.work()
     assert (block.cpu, block.steps) == (1.0, 3), "one update of three gradient steps"
     training.env.close()
@@ -166,7 +166,7 @@ def test_more_processes_than_wanted_are_left_out():
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
-    assert main(["benchmark", "scaling", *words.split()]) == 2, "exit code"
+    assert main(["scaling", *words.split()]) == 2, "exit code"
     said = capsys.readouterr()
     assert message in said.err, "message"
     assert said.err.count("\n") == 1, "more than one line"
@@ -175,5 +175,5 @@ def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
 
 def test_a_plot_without_matplotlib_names_the_package(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["benchmark", "scaling", "--plot", "curves.svg"]) == 2, "exit code"
+    assert main(["scaling", "--plot", "curves.svg"]) == 2, "exit code"
     assert "matplotlib: pip install 'rlsd[plots]'" in capsys.readouterr().err, "message"

@@ -1,4 +1,4 @@
-"""``rlsd benchmark solve``: seconds from a cold start to an agent that reaches a target, over those of plain SB3."""
+"""``scripts/benchmark.py solve``: seconds from a cold start to a target, over those of plain SB3."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from rlsd.cli.benchmarks.children import plain_task, rlsd_task, run_plain, run_rlsd
-from rlsd.cli.benchmarks.learning import backend
-from rlsd.cli.benchmarks.options import BenchmarkOptions, settings
-from rlsd.cli.benchmarks.pairs import Pair, Side, Timing, Work, interleave, pair_line, spread_table, to_dict
-from rlsd.cli.benchmarks.report import begin, finish
+from benchmarks.children import plain_task, rlsd_task, run_plain, run_rlsd
+from benchmarks.learning import backend
+from benchmarks.options import BenchmarkOptions, settings
+from benchmarks.pairs import Pair, Side, Timing, Work, interleave, pair_line, spread_table, to_dict
+from benchmarks.report import begin, finish
 from rlsd.cli.console import say
 from rlsd.cli.flags import Count, read_flags
 
@@ -87,7 +87,7 @@ def run(argv: Sequence[str]) -> int:
 
     :raises UserError: when the input is wrong; nothing has been timed then.
     """
-    options = read_flags(SolveOptions(), "rlsd benchmark solve", argv)
+    options = read_flags(SolveOptions(), "python scripts/benchmark.py solve", argv)
     options.check({"eval_freq": 1, "eval_episodes": 1})
     plan = options.plan()
     task = {"target": options.target, "eval_freq": options.eval_freq, "eval_episodes": options.eval_episodes}

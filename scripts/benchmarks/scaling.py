@@ -1,4 +1,4 @@
-"""``rlsd benchmark scaling``: does a gradient step, or an environment step, cost more when there is more?"""
+"""``scripts/benchmark.py scaling``: does a gradient step, or an environment step, cost more when there is more?"""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from rlsd.cli.benchmarks.options import BenchmarkOptions, settings
-from rlsd.cli.benchmarks.plots import check_plot, draw
-from rlsd.cli.benchmarks.report import begin, finish, one_thread
-from rlsd.cli.benchmarks.series import STEP_TIME, Measured, Series, flat, measure, series_dict, series_table
+from benchmarks.options import BenchmarkOptions, settings
+from benchmarks.plots import check_plot, draw
+from benchmarks.report import begin, finish, one_thread
+from benchmarks.series import STEP_TIME, Measured, Series, flat, measure, series_dict, series_table
 from rlsd.cli.console import say
 from rlsd.cli.errors import UserError, choices
 from rlsd.cli.flags import Count, MaybeText, read_flags
@@ -57,13 +57,13 @@ def run(argv: Sequence[str]) -> int:
 
     :raises UserError: when the input is wrong; nothing has been timed then.
     """
-    options = read_flags(ScalingOptions(), "rlsd benchmark scaling", argv)
+    options = read_flags(ScalingOptions(), "python scripts/benchmark.py scaling", argv)
     options.check({"most_processes": 1})
     _check_sizes(options)
     check_plot(options.plot)
     plan = options.plan()
     if "reservoir" in options.axes:
-        from rlsd.cli.benchmarks.gradient_steps import sized_reservoirs
+        from benchmarks.gradient_steps import sized_reservoirs
 
         sized_reservoirs(plan, options.reservoirs)
     say(
@@ -100,7 +100,7 @@ def _measure(series: Series, rounds: int) -> list[Measured]:
 
 def _all_series(options: ScalingOptions, plan: Plan) -> Iterator[Series]:
     """Set up one series after the other, when its turn has come."""
-    from rlsd.cli.benchmarks import environment_steps, gradient_steps
+    from benchmarks import environment_steps, gradient_steps
 
     steps = plan.n_timesteps
     if "reservoir" in options.axes:

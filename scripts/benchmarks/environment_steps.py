@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlsd.cli.benchmarks.report import wait_for
-from rlsd.cli.benchmarks.series import STEP_RATE, Block, Point, Series
+from benchmarks.report import wait_for
+from benchmarks.series import STEP_RATE, Block, Point, Series
 from rlsd.cli.errors import UserError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rlsd.cli.benchmarks.pairs import Spread, spread
+from benchmarks.pairs import Spread, spread
 from rlsd.cli.tables import table
 
 #: A ratio that stays this close to 1 is called flat.

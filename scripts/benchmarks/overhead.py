@@ -1,4 +1,4 @@
-"""``rlsd benchmark overhead``: what distillation costs: all of ``learn()`` with it, over ``learn()`` without."""
+"""``scripts/benchmark.py overhead``: what distillation costs: all of ``learn()`` with it, over ``learn()`` without."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rlsd.cli.benchmarks.learning import backend, learning, warm_up_steps
-from rlsd.cli.benchmarks.options import BenchmarkOptions, settings
-from rlsd.cli.benchmarks.pairs import Side, interleave, pair_line, spread_table, time_once, to_dict
-from rlsd.cli.benchmarks.report import begin, finish, one_thread
+from benchmarks.learning import backend, learning, warm_up_steps
+from benchmarks.options import BenchmarkOptions, settings
+from benchmarks.pairs import Side, interleave, pair_line, spread_table, time_once, to_dict
+from benchmarks.report import begin, finish, one_thread
 from rlsd.cli.console import say
 from rlsd.cli.flags import read_flags
 
@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
 
     :raises UserError: when the input is wrong; nothing has been timed then.
     """
-    options = read_flags(OverheadOptions(), "rlsd benchmark overhead", argv)
+    options = read_flags(OverheadOptions(), "python scripts/benchmark.py overhead", argv)
     options.check()
     plan = options.plan()
     say(

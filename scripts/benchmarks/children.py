@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rlsd.cli.plan import Plan
 
 _PLAIN = Path(__file__).with_name("plain_child.py")
+#: Where the package of the benchmarks lies.
+_SCRIPTS = Path(__file__).resolve().parents[1]
 
 
 class ChildError(RuntimeError):
@@ -22,8 +24,8 @@ class ChildError(RuntimeError):
 
 
 def run_rlsd(task: dict[str, Any]) -> dict[str, Any]:
-    """Run :mod:`rlsd.cli.benchmarks.rlsd_child`, and return what it says."""
-    return _run([sys.executable, "-m", "rlsd.cli.benchmarks.rlsd_child"], task)
+    """Run :mod:`benchmarks.rlsd_child`, and return what it says."""
+    return _run([sys.executable, "-m", "benchmarks.rlsd_child"], task)
 
 
 def run_plain(task: dict[str, Any], python: str = sys.executable) -> dict[str, Any]:
@@ -73,7 +75,8 @@ def _common(plan: Plan, seed: int) -> dict[str, Any]:
 
 def _run(words: list[str], task: dict[str, Any]) -> dict[str, Any]:
     # Both sides with one torch thread: on a small net more only get in each other's way.
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(_SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
             [*words, json.dumps(task)], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, check=False

@@ -1,4 +1,4 @@
-"""``rlsd benchmark throughput``: environment steps per second of rlsd with distillation, over those of a peer."""
+"""``scripts/benchmark.py throughput``: environment steps per second of rlsd with distillation, over those of a peer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from rlsd.cli.benchmarks.learning import backend, warm_up_steps
-from rlsd.cli.benchmarks.options import BenchmarkOptions, settings
-from rlsd.cli.benchmarks.pairs import RATE, Pair, interleave, pair_line, spread_table, time_once, to_dict
-from rlsd.cli.benchmarks.report import begin, finish, one_thread
+from benchmarks.learning import backend, warm_up_steps
+from benchmarks.options import BenchmarkOptions, settings
+from benchmarks.pairs import RATE, Pair, interleave, pair_line, spread_table, time_once, to_dict
+from benchmarks.report import begin, finish, one_thread
 from rlsd.cli.console import say
 from rlsd.cli.errors import UserError, choices
 from rlsd.cli.flags import MaybeText, read_flags
 
 if TYPE_CHECKING:
-    from rlsd.cli.benchmarks.peers import Peer
+    from benchmarks.peers import Peer
     from rlsd.cli.plan import Plan
 
 PEERS = ("sb3", "sbx", "single-file")
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
 
     :raises UserError: when the input is wrong; nothing has been timed then.
     """
-    options = read_flags(ThroughputOptions(), "rlsd benchmark throughput", argv)
+    options = read_flags(ThroughputOptions(), "python scripts/benchmark.py throughput", argv)
     options.check()
     _check_peer(options)
     plan = options.plan()
@@ -88,7 +88,7 @@ def _check_peer(options: ThroughputOptions) -> None:
 
 
 def _peer(options: ThroughputOptions, plan: Plan) -> Peer:
-    from rlsd.cli.benchmarks.peers import PlainSB3, Sbx, SingleFile
+    from benchmarks.peers import PlainSB3, Sbx, SingleFile
 
     if options.peer == "sbx":
         return Sbx(plan, options.peer_python)

@@ -1,4 +1,4 @@
-"""From the trials of ``rlsd retention`` to what was kept, and to the table that shows it."""
+"""From the trials of ``scripts/retention.py`` to what was kept, and to the table that shows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlsd.cli.retention_trial import ACTIONS, Outcome
+from experiments.retention_trial import ACTIONS, Outcome
 from rlsd.cli.tables import table
 
 #: The share of its return on task A that an agent must still have to count as having kept it.

@@ -1,4 +1,4 @@
-"""``rlsd benchmark successors``: what it makes, what it says of it, and what it refuses."""
+"""``scripts/benchmark.py successors``: what it makes, what it says of it, and what it refuses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+from benchmarks.main import main
+from benchmarks.successors import SuccessorsOptions
 
-from rlsd.cli.benchmarks.successors import SuccessorsOptions
-from rlsd.cli.main import main
+from rlsd.cli.main import main as rlsd_main
 
 TINY = ["n_steps=64", "batch_size=64", "n_epochs=1"]
 
@@ -24,13 +25,13 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = tmp_path_factory.mktemp(name)
         quiet = ["--no-progress", "--eval-freq", "0", "--save-freq", "0", "--eval-episodes", "1"]
         train = ["train", "--env", "CartPole-v1", "-n", "2048", "-f", str(folder), *quiet, *words, "-params", *TINY]
-        assert main(train) == 0
+        assert rlsd_main(train) == 0
         found[name] = folder / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip"
     return found
 
 
 def _successors(*words: object) -> int:
-    return main(["benchmark", "successors", *map(str, words), "--eval-episodes", "3", "--seeds", "0"])
+    return main(["successors", *map(str, words), "--eval-episodes", "3", "--seeds", "0"])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -86,7 +87,6 @@ def test_an_unknown_kind_is_refused(agents, capsys):
 
 
 def test_every_flag_is_in_the_docs():
-    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     flags = {field.name.replace("_", "-") for field in dataclasses.fields(SuccessorsOptions)} - {"debug"}
-    section = page.partition("## rlsd benchmark")[2]
-    assert flags - set(re.findall(r"`--([\w-]+)`", section)) == set(), "flags that docs/cli.md does not list"
+    assert flags - set(re.findall(r"`--([\w-]+)`", page)) == set(), "flags that docs/benchmarks.md does not list"

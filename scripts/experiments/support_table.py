@@ -1,7 +1,7 @@
 """Write docs/support.md from the contract tests that pass.
 
-    python scripts/support_table.py                     # runs them all first, with those of the slow run
-    python scripts/support_table.py --report report.xml # takes a run of `pytest tests/test_contract.py --junitxml=...`
+    python scripts/experiments/support_table.py                 # runs them first, the slow ones too
+    python scripts/experiments/support_table.py --report FILE   # takes `pytest tests/test_contract.py --junitxml=FILE`
 
 Exits with 1 when a contract test fails; the table then shows where.
 """
@@ -18,7 +18,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "support.md"
 
 #: A column for each promise, and the tests that hold it.
@@ -159,9 +159,10 @@ def page(results: list[Result]) -> str:
     passed = sum(result.passed for result in results)
     return f"""# What works with what
 
-Written by `python scripts/support_table.py` from {len(results)} tests of `tests/test_contract.py`, {passed} of which
-passed. Not edited by hand. A number is how many tests there are, each on another agent or for another part of the
-promise, when all of them passed; **no** means that one did not; nothing means that it does not apply or was not tested.
+Written by `python scripts/experiments/support_table.py` from {len(results)} tests of
+`tests/test_contract.py`, {passed} of which passed. Not edited by hand. A number is how many tests there are, each on
+another agent or for another part of the promise, when all of them passed; **no** means that one did not; nothing means
+that it does not apply or was not tested.
 
 ## Promises
 

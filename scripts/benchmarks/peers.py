@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rlsd.cli.benchmarks.children import plain_task, rlsd_task, run_plain, run_rlsd
-from rlsd.cli.benchmarks.learning import learning, work_of
-from rlsd.cli.benchmarks.pairs import Side, Timing, Work
+from benchmarks.children import plain_task, rlsd_task, run_plain, run_rlsd
+from benchmarks.learning import learning, work_of
+from benchmarks.pairs import Side, Timing, Work
 from rlsd.cli.errors import UserError, blame_input
 from rlsd.cli.provenance import provenance
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
 
-    from rlsd.cli.benchmarks.single_file import Settings
+    from benchmarks.single_file import Settings
     from rlsd.cli.plan import Plan
 
 #: What sbx is timed on.
@@ -95,7 +95,7 @@ class PlainSB3(Peer):
 
 
 class SingleFile(Peer):
-    """PPO in a single file: :mod:`rlsd.cli.benchmarks.single_file`."""
+    """PPO in a single file: :mod:`benchmarks.single_file`."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -107,7 +107,7 @@ class SingleFile(Peer):
         self.settings = _single_file_settings(plan)
 
     def side(self, steps: int) -> Side:  # noqa: D102
-        from rlsd.cli.benchmarks.single_file import Training
+        from benchmarks.single_file import Training
 
         def prepare(number: int) -> Work:
             training = Training(self.plan.env_id, self.settings, self.plan.seed + number)
@@ -135,7 +135,7 @@ def _single_file_settings(plan: Plan) -> Settings:
     """
     from dataclasses import fields
 
-    from rlsd.cli.benchmarks.single_file import Settings
+    from benchmarks.single_file import Settings
     from rlsd.cli.checks import lin_start
 
     values = dict(plan.hyperparams.values)

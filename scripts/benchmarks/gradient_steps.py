@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rlsd.cli.benchmarks.report import wait_for
-from rlsd.cli.benchmarks.series import STEP_TIME, Block, Point, Series
+from benchmarks.report import wait_for
+from benchmarks.series import STEP_TIME, Block, Point, Series
 from rlsd.cli.errors import UserError, blame_input, one_line
 
 if TYPE_CHECKING:

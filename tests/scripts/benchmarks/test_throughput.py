@@ -1,4 +1,4 @@
-"""``rlsd benchmark throughput``: what each peer does, and what is refused before anything is timed."""
+"""``scripts/benchmark.py throughput``: what each peer does, and what is refused before anything is timed."""
 
 import json
 import sys
@@ -7,16 +7,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from benchmarks import peers
+from benchmarks.main import main
+from benchmarks.pairs import RATE, Pair, Timing
+from benchmarks.peers import PlainSB3, SingleFile
+from benchmarks.single_file import Settings, Training
+from benchmarks.throughput import ThroughputOptions
 from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-
-from rlsd.cli.benchmarks import peers
-from rlsd.cli.benchmarks.pairs import RATE, Pair, Timing
-from rlsd.cli.benchmarks.peers import PlainSB3, SingleFile
-from rlsd.cli.benchmarks.single_file import Settings, Training
-from rlsd.cli.benchmarks.throughput import ThroughputOptions
-from rlsd.cli.main import main
 
 TINY = "--hyperparams n_envs=2 n_steps=16 batch_size=32 n_epochs=1"
 
@@ -40,7 +39,7 @@ def test_the_ratio_is_of_steps_per_second():
 @pytest.mark.parametrize("peer", ["sb3", "sb3 --peer-env same", "single-file"])
 def test_a_peer_does_the_same_work_and_the_figures_are_written(peer, tmp_path, capsys):
     file = tmp_path / "throughput.json"
-    assert main(f"benchmark throughput -n 64 --pairs 5 --peer {peer} {TINY} --json {file}".split()) == 0, "exit code"
+    assert main(f"throughput -n 64 --pairs 5 --peer {peer} {TINY} --json {file}".split()) == 0, "exit code"
     out = capsys.readouterr().out
     assert all(word in out for word in ("pair 5", "steps/s", "median", "Peer: ", "Machine", "Versions")), "report"
     data, name = json.loads(file.read_text()), peer.split()[0]
@@ -131,7 +130,7 @@ def test_sbx_and_rlsd_each_run_in_fresh_processes(monkeypatch, capsys):
 
     monkeypatch.setattr(peers, "run_plain", run)
     monkeypatch.setattr(peers, "run_rlsd", run)
-    words = f"benchmark throughput -n 64 --pairs 5 --seed 7 --peer sbx --peer-python other {TINY}"
+    words = f"throughput -n 64 --pairs 5 --seed 7 --peer sbx --peer-python other {TINY}"
     assert main(words.split()) == 0, "exit code"
     assert tasks[0] == ("check", "sbx", 7, "other"), "asked whether it can, before anything is timed"
     assert tasks[1:3] == [("learn", "rlsd", 7, sys.executable), ("learn", "sbx", 7, "other")], "the first pair"
@@ -159,7 +158,7 @@ def test_sbx_and_rlsd_each_run_in_fresh_processes(monkeypatch, capsys):
 def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
     import shlex
 
-    assert main(["benchmark", "throughput", *shlex.split(words)]) == 2, "exit code"
+    assert main(["throughput", *shlex.split(words)]) == 2, "exit code"
     said = capsys.readouterr()
     assert message in said.err, "message"
     assert said.err.count("\n") == 1, "more than one line"
@@ -168,5 +167,5 @@ def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
 
 def test_a_missing_sbx_names_the_package(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["benchmark", "throughput", "--peer", "sbx"]) == 2, "exit code"
+    assert main(["throughput", "--peer", "sbx"]) == 2, "exit code"
     assert "needs the package sbx-rl: pip install sbx-rl" in capsys.readouterr().err, "message"

@@ -1,4 +1,4 @@
-"""``rlsd retention``: how much of task A an agent keeps while it learns task B, with and without, on many seeds."""
+"""``scripts/retention.py``: how much of task A an agent keeps while it learns task B, on many seeds."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ from rlsd.cli.console import say, warn
 from rlsd.cli.errors import UserError
 from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest, read_flags
 from rlsd.cli.interrupt import stop_on_signals
-from rlsd.cli.main import EXIT_INTERRUPTED
+from rlsd.cli.main import EXIT_INTERRUPTED, Command
+from rlsd.cli.main import main as run_command
 from rlsd.cli.tables import check_file, write_json
 from rlsd.cli.values import parse_pairs
 from rlsd.cli.variants import parse_seeds, parse_variants
 
 if TYPE_CHECKING:
-    from rlsd.cli.retention_summary import Scale
-    from rlsd.cli.retention_trial import Outcome, Settings
+    from experiments.retention_summary import Scale
+    from experiments.retention_trial import Outcome, Settings
     from rlsd.cli.trials import Launcher
 
 EXIT_FAILED = 1
+_NAME = "retention"
+#: What each trial runs, in a process of its own.
+_TRIAL = Path(__file__).with_name("retention_trial.py")
 _STOPPING = "Stopping; trials that are not finished are run again from their start. Once more stops at once."
 
 
 @dataclass(frozen=True)
 class RetentionOptions:
-    """Measure what an agent keeps of a task while it learns another: rlsd retention --env CartPole-v1 --variants V,V
+    """Measure what an agent keeps of a task while it learns another.
+
+    python scripts/retention.py --env CartPole-v1 --variants V,V
 
     Task A is the environment, task B the same with every action inverted; a last number in the observation says which.
     The task changes while the agent learns, and it is not told. A finished trial is not run again.
@@ -93,16 +99,21 @@ class Trial:
 
     def outcome(self) -> Outcome | None:
         """Return what it came to, None while it is not finished."""
-        from rlsd.cli.retention_trial import read
+        from experiments.retention_trial import read
 
         return read(self.file, self.settings)
 
     def run(self, launcher: Launcher) -> Outcome | None:
         """Run it in a process of its own. Returns None when it failed or was stopped."""
-        words = (json.dumps(asdict(self.settings)), str(self.file))
-        if launcher.run("rlsd.cli.retention_trial", words, self.log) == 0:
+        words = (str(_TRIAL), json.dumps(asdict(self.settings)), str(self.file))
+        if launcher.run(words, self.log) == 0:
             return self.outcome()
         return None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the experiment and return its exit code, see :func:`rlsd.cli.main.main`."""
+    return run_command([_NAME, *argv], {_NAME: Command(__name__, "")})
 
 
 def run(argv: Sequence[str]) -> int:
@@ -110,7 +121,7 @@ def run(argv: Sequence[str]) -> int:
 
     :raises UserError: when the input is wrong; nothing has been trained or written then.
     """
-    options = read_flags(RetentionOptions(), "rlsd retention", argv)
+    options = read_flags(RetentionOptions(), "python scripts/retention.py", argv)
     trials = plan_trials(options)
     target = Path(options.results) if options.results else Path(options.log_folder) / "retention.json"
     check_file("--results", str(target))
@@ -137,8 +148,8 @@ def plan_trials(options: RetentionOptions) -> list[Trial]:
     seeds = parse_seeds(options.seeds)
     changes = parse_pairs("--hyperparams", options.hyperparams)
     # Not before the flags are read: a misspelt one is told first.
+    from experiments.retention_settings import settle, words_of
     from rlsd import recipes
-    from rlsd.cli.retention_settings import settle, words_of
 
     kwargs = parse_pairs("--env-kwargs", options.env_kwargs)
     words = words_of(options.env, options.algo, options.n_timesteps, kwargs, options.device, options.log_folder)
@@ -180,14 +191,14 @@ def run_all(trials: Sequence[Trial], jobs: int, scale: Scale) -> tuple[list[Outc
 
 
 def _scale(settings: Settings) -> Scale:
-    from rlsd.cli.retention_summary import Scale
-    from rlsd.cli.retention_trial import random_return
+    from experiments.retention_summary import Scale
+    from experiments.retention_trial import random_return
 
     return Scale.of(settings.env, random_return(settings.env, settings.env_kwargs))
 
 
 def _say_settings(trials: Sequence[Trial]) -> None:
-    from rlsd.cli.retention_settings import describe, rehearses
+    from experiments.retention_settings import describe, rehearses
 
     alike: dict[str, list[str]] = {}
     for variant, settings in {trial.variant: trial.settings for trial in trials}.items():
@@ -203,7 +214,7 @@ def _say_settings(trials: Sequence[Trial]) -> None:
 
 
 def _say_trial(trial: Trial, outcome: Outcome | None, scale: Scale, progress: str) -> None:
-    from rlsd.cli.retention_summary import measure
+    from experiments.retention_summary import measure
     from rlsd.cli.trials import last_line
 
     if outcome is None:
@@ -223,15 +234,15 @@ def _report(
     scale: Scale,
     target: Path,
 ) -> None:
+    from experiments.retention_summary import show, summarise
     from rlsd.cli.machine import describe, machine
     from rlsd.cli.provenance import provenance
-    from rlsd.cli.retention_summary import show, summarise
 
     here, finished = machine(), _by_variant(trials, outcomes)
     summary = summarise(finished, scale)
     data = {
         **provenance([]),
-        "command": shlex.join(["rlsd", "retention", *argv]),
+        "command": shlex.join(["python", "scripts/retention.py", *argv]),
         "machine": here,
         "settings": asdict(options),
         "variants": _settled(trials),

@@ -1,4 +1,4 @@
-"""``rlsd benchmark successors``: what agents that were made from a trained one keep of its return."""
+"""``scripts/benchmark.py successors``: what agents that were made from a trained one keep of its return."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
-from rlsd.cli.benchmarks.report import begin, finish, one_thread
+from benchmarks.report import begin, finish, one_thread
 from rlsd.cli.console import say
 from rlsd.cli.errors import UserError, blame_input
 from rlsd.cli.flags import Count, MaybeText, check_lowest, read_flags
@@ -82,7 +82,7 @@ def run(argv: Sequence[str]) -> int:
 
     :raises UserError: when the input is wrong; nothing has been made then.
     """
-    options = read_flags(SuccessorsOptions(), "rlsd benchmark successors", argv)
+    options = read_flags(SuccessorsOptions(), "python scripts/benchmark.py successors", argv)
     check_lowest(options, {"eval_episodes": 1})
     check_file("--json", options.json)
     seeds, sizes = parse_seeds(options.seeds), [_layers(text) for text in options.net_arch]

@@ -1,4 +1,4 @@
-"""The curves of ``rlsd benchmark scaling``, where matplotlib is installed."""
+"""The curves of ``scripts/benchmark.py scaling``, where matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlsd.cli.benchmarks.series import Measured, Series
+from benchmarks.series import Measured, Series
 from rlsd.cli.errors import UserError
 from rlsd.cli.tables import check_file
 

@@ -1,6 +1,6 @@
-"""A cold process that trains as ``rlsd train`` does: ``python -m rlsd.cli.benchmarks.rlsd_child JSON``, prints JSON.
+"""A cold process that trains as ``rlsd train`` does: ``python -m benchmarks.rlsd_child JSON``, prints JSON.
 
-No run folder, checkpoints or logs are written, as the peer in :mod:`rlsd.cli.benchmarks.plain_child` writes none.
+No run folder, checkpoints or logs are written, as the peer in :mod:`benchmarks.plain_child` writes none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlsd.cli.benchmarks.plain_child import stop_at_target
+from benchmarks.plain_child import stop_at_target
 from rlsd.cli.options import TrainOptions
 
 if TYPE_CHECKING:

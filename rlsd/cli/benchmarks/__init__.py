@@ -1,1 +1,0 @@
-"""What ``rlsd benchmark`` measures: a module each, over the timing of pairs that all share."""
