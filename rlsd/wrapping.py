@@ -250,7 +250,8 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
 
     for name, method in _special_ways(base, Distilled).items():
         setattr(Distilled, name, method)
-    Distilled.__name__ = Distilled.__qualname__ = f"SelfDistilled{base.__name__}"
+    # SB3 puts the class's name into its own messages, which users' warning filters know by heart.
+    Distilled.__name__, Distilled.__qualname__ = base.__name__, f"SelfDistilled({base.__qualname__})"
     return Distilled
 
 

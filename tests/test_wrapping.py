@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+import torch
 from agents import (
     ALGORITHMS,
     ALL_ALGORITHMS,
@@ -66,7 +67,43 @@ def test_one_base_has_one_class() -> None:
     assert rlsd.SelfDistilled(wrapped) is wrapped
     assert rlsd.SelfDistilled(A2C) is not wrapped
     assert wrapped.__mro__[1] is PPO
-    assert wrapped.__name__ == "SelfDistilledPPO"
+    assert repr(wrapped) == "<class 'rlsd.wrapping.SelfDistilled(PPO)'>"
+
+
+def _on_a_gpu(agent: Any) -> None:
+    agent.device = torch.device("cuda")
+    agent._maybe_recommend_cpu()
+
+
+MESSAGES: dict[str, Callable[[Any], Any]] = {
+    "a GPU": _on_a_gpu,
+    "more environments": lambda agent: agent.set_env(make_env(n_envs=3)),
+    "an unknown argument": lambda agent: type(agent)("MlpPolicy", None, nonsense=1),
+    "a missing argument": lambda agent: type(agent)(),
+}
+
+
+@pytest.mark.parametrize("provoke", MESSAGES.values(), ids=MESSAGES.keys())
+@every_algorithm
+def test_sb3s_own_messages_read_as_those_of_the_plain_algorithm(
+    algorithm: type[BaseAlgorithm], provoke: Callable[[Any], Any]
+) -> None:
+    said = []
+    for agent in (build(algorithm), distilled(algorithm), rlsd.distill(build(algorithm)), build(_own(algorithm))):
+        with pytest.raises((Warning, Exception)) as caught:
+            provoke(agent)
+        said.append(str(caught.value))
+    assert algorithm.__name__ in said[0]
+    assert said == [said[0]] * 4
+
+
+def _own(algorithm: type[BaseAlgorithm]) -> type[Any]:
+    return type(algorithm.__name__, (rlsd.SelfDistilled(algorithm),), {})
+
+
+@pytest.mark.parametrize("name", ALL_ALGORITHMS)
+def test_a_script_that_asks_for_the_name_of_the_class_gets_the_plain_ones(name: str) -> None:
+    assert rlsd.SelfDistilled(ALL_ALGORITHMS[name]).__name__ == name
 
 
 @pytest.mark.parametrize("base", [None, "PPO", dict, build])

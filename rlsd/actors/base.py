@@ -127,7 +127,7 @@ def actor_for(agent: BaseAlgorithm) -> Actor:
 
 def algorithm_name(agent: Any) -> str:
     """Return the name of an agent's algorithm, ``"PPO"`` also where it is distilled."""
-    return type(agent).__name__.removeprefix("SelfDistilled")
+    return type(agent).__name__
 
 
 def _name(cls: type) -> str:
