@@ -40,7 +40,8 @@ class Distiller:
     """The self-distillation of one agent: its teacher, its states, its strength and its figures.
 
     :param config: the five answers.
-    :param agent: the agent to distil. It is looked at, not kept: every method is handed the agent again.
+    :param agent: the agent to distil. It is looked at, not kept: every method is handed the agent again. Its policy is
+        kept, to be known again.
     :raises TypeError: when it is not known how the agent acts.
     """
 
@@ -49,6 +50,7 @@ class Distiller:
         assert isinstance(config.divergence, Divergence) and isinstance(config.strength, Strength)
         assert isinstance(config.timing, Timing)
         self.config = config
+        self._policy = agent.policy
         self.actor = actor_for(agent)
         self.teacher = config.teacher.build(self.actor)
         self.teacher.wants = wants = _wants(config.divergence, config.strength)
@@ -107,6 +109,10 @@ class Distiller:
     def deposits(self) -> int:
         """How many of these steps carried a penalty."""
         return self.penalty.deposits
+
+    def is_of(self, agent: BaseAlgorithm) -> bool:
+        """Tell whether the agent still has the policy that this was made for, compiled or not."""
+        return getattr(agent.policy, "_orig_mod", agent.policy) is getattr(self._policy, "_orig_mod", self._policy)
 
     def recorder(self, agent: BaseAlgorithm) -> BaseCallback | None:
         """Return the callback that must watch the coming rollout, None when none must."""

@@ -21,7 +21,7 @@ from rlsd.speed.lean_update import lean_update
 
 AgentT = TypeVar("AgentT", bound=BaseAlgorithm)
 
-_OURS = ("distiller", "_distill_config", "_resumed", "_resumed_noise", "accelerator", "_acceleration")
+_OURS = ("distiller", "_distill_config", "_resumed", "_resumed_noise", "accelerator", "_acceleration", "_loading")
 _CLASSES: dict[type[BaseAlgorithm], type[Any]] = {}
 
 
@@ -39,6 +39,8 @@ def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it st
     for an agent that trains exactly as its base does, bit for bit. ``agent.distiller`` then shows teacher, states and
     figures. ``speed`` and ``rollout_device`` are those of :func:`accelerate`; by default what changes no bit is on.
     They are not saved.
+
+    Where the networks are made anew, by ``_setup_model()`` or another ``agent.policy``, distillation starts over.
 
     A subclass of yours of the class that comes back is distilled as it is, and ``SelfDistilled`` returns it unchanged.
 
@@ -159,14 +161,17 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             self._acceleration = _wanted(speed, rollout_device)
             self.distiller = None
             super().__init__(*args, **kwargs)
-            if self.distiller is not None:
-                self.distiller.teacher.begin(self)
 
         def _setup_model(self) -> None:
-            super()._setup_model()
-            config = self._distill_config
-            self.distiller = None if config is None else Distiller(config, self)
-            self.accelerator = _accelerator(*self.__dict__.pop("_acceleration"))
+            """Build the networks; once more, distillation starts over with the new ones, and the speed stays."""
+            with _as_trained(self):
+                super()._setup_model()
+            if self.__dict__.pop("_loading", False):
+                self.distiller = _distiller(self)  # begins when it is known whether the file holds one
+            else:
+                _start_over(self)
+            if "_acceleration" in self.__dict__:
+                self.accelerator = _accelerator(*self.__dict__.pop("_acceleration"))
             if self.accelerator is not None:
                 self.accelerator.check(self)
 
@@ -182,6 +187,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
 
         def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
             announce_boundary(callback)
+            _keep_up(self)
             recorder = None if self.distiller is None else self.distiller.recorder(self)
             if recorder is not None:
                 callback = _joined(self, recorder, callback)
@@ -193,6 +199,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 return super().collect_rollouts(env, callback, *args, **kwargs)
 
         def train(self, *args: Any, **kwargs: Any) -> None:
+            _keep_up(self)
             with nullcontext() if self.distiller is None else self.distiller.armed(self):
                 self._update(*args, **kwargs)
             if self.distiller is not None:
@@ -211,11 +218,18 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 self.distiller.log(self)
             super().dump_logs(*args, **kwargs)
 
+        def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+            """Set them as SB3 does; what averages the agent's weights begins anew with these."""
+            super().set_parameters(*args, **kwargs)
+            if self.distiller is not None:
+                self.distiller.teacher.restart(self)
+
         def _excluded_save_params(self) -> list[str]:
             return [*super()._excluded_save_params(), *_OURS]
 
         def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
             """Save as SB3 does, with the distillation's state beside, atomically."""
+            _keep_up(self)
             plain_save = super().save
             checkpoint.save(self, path, self.distiller, lambda target: plain_save(target, exclude, include))
 
@@ -236,7 +250,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 config = resolve(True, base) if saved is None else saved.config()
                 same = saved is not None
             # SB3's load puts keywords into the agent before it sets the model up, where the distiller is made.
-            kwargs |= {"_distill_config": config, "_acceleration": acceleration}
+            kwargs |= {"_distill_config": config, "_acceleration": acceleration, "_loading": True}
             agent = super().load(path, env, device, *args, **kwargs)
             if saved is not None and same and agent.distiller is not None:
                 saved.restore(agent.distiller, agent)
@@ -267,6 +281,7 @@ def _special_ways(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
     def _do_one_update(self: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
         """ARS: a boundary, before the candidates are drawn."""
         announce_boundary(callback)
+        _keep_up(self)
         super(cls, self)._do_one_update(callback, *args, **kwargs)
         distiller = getattr(self, "distiller", None)  # a callback may have undistilled the agent
         if distiller is not None:
@@ -316,6 +331,24 @@ def announce_boundary(callback: BaseCallback) -> None:
         hook()
     for child in getattr(callback, "callbacks", ()):
         announce_boundary(child)
+
+
+def _distiller(agent: Any) -> Distiller | None:
+    return None if agent._distill_config is None else Distiller(agent._distill_config, agent)
+
+
+def _start_over(agent: Any) -> None:
+    """Give an agent a distiller that knows nothing yet."""
+    with _as_trained(agent):
+        agent.distiller = _distiller(agent)
+        if agent.distiller is not None:
+            agent.distiller.teacher.begin(agent)
+
+
+def _keep_up(agent: Any) -> None:
+    """Start over where another policy was put in the place of the one that was distilled."""
+    if getattr(agent, "distiller", None) is not None and not agent.distiller.is_of(agent):
+        _start_over(agent)
 
 
 def _wanted(

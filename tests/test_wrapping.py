@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -17,6 +19,7 @@ from agents import (
     ALL_ALGORITHMS,
     KINDS,
     ROLLOUT,
+    Record,
     build,
     config,
     copied,
@@ -33,6 +36,8 @@ from agents import (
 from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import rlsd
@@ -543,3 +548,133 @@ def test_one_environment_and_several_give_the_same_shapes() -> None:
     agent = distilled(env=make_env("discrete", n_envs=1), batch_size=4).learn(ROLLOUT)
     assert isinstance(agent.env, DummyVecEnv)
     assert agent.distiller.states.tensors()["@observation"].shape == (ROLLOUT, 3)
+
+
+# --- SB3's own life cycle, once more and out of order ---------------------------------------------
+
+
+def _doors(algorithm: type[Any], kind: str = "discrete") -> dict[str, Any]:
+    """An agent through each door."""
+    called = build(algorithm, kind)
+    called.learn(1, callback=rlsd.SelfDistillation(config()))
+    later = build(rlsd.SelfDistilled(algorithm), kind, distill=config(), _init_setup_model=False)
+    later._setup_model()
+    return {
+        "built": distilled(algorithm, kind),
+        "off": build(rlsd.SelfDistilled(algorithm), kind, distill=None),
+        "distilled": rlsd.distill(build(algorithm, kind), config()),
+        "accelerated": rlsd.accelerate(build(algorithm, kind)),
+        "called": called,
+        "set up by the user": later,
+        "own": build(_own(algorithm), kind, distill=config()),
+    }
+
+
+def _kind_for(name: str) -> str:
+    return "box" if name in ("SAC", "TQC", "CrossQ", "TD3", "DDPG", "ARS") else "discrete"
+
+
+@pytest.mark.parametrize("name", ["PPO", "RecurrentPPO", "DQN", "SAC", "ARS"])
+def test_set_up_once_more_it_starts_over_with_the_new_networks(name: str) -> None:
+    for door, agent in _doors(ALL_ALGORITHMS[name], _kind_for(name)).items():
+        agent.learn(4 * ROLLOUT)
+        before, speed, policy = agent.distiller, agent.accelerator, agent.policy
+        agent._setup_model()
+        assert agent.accelerator is speed, door
+        assert (agent.distiller is None) == (before is None), door
+        assert agent.policy is not policy, door
+        agent.learn(4 * ROLLOUT)
+        assert patches(agent) == [], door
+        if agent.distiller is not None:
+            assert agent.distiller is not before, door
+            assert agent.distiller.deposits > 0, door
+
+
+@every_algorithm
+@pytest.mark.parametrize("kind", ["discrete", "normalized"])
+def test_set_up_once_more_it_trains_as_plain_sb3(algorithm: type[BaseAlgorithm], kind: str) -> None:
+    trained = []
+    for make, off in ((build, {}), (distilled, {"distill": config(strength=0)})):
+        agent = make(algorithm, kind, **off).learn(2 * ROLLOUT)
+        agent.n_steps = 4
+        agent._setup_model()
+        agent.learn(2 * ROLLOUT)
+        trained.append(copied(training_state(agent)))
+    assert not differences(*trained)
+
+
+def test_set_up_once_more_inside_a_rollout_it_is_where_it_trains() -> None:
+    agent = distilled(SAC, "box", rollout_device="cpu", learning_starts=0).learn(ROLLOUT)
+    agent.learn(4 * ROLLOUT, callback=At(3, lambda model: model._setup_model()))
+    assert agent.distiller.is_of(agent)
+    assert agent.distiller.deposits > 0
+
+
+def test_a_set_up_that_is_refused_says_so_again_instead_of_training_on_without_a_word() -> None:
+    agent = distilled().learn(ROLLOUT)
+    agent.policy_class = type("Strange", (BasePolicy,), {"__init__": _strange, "_predict": None})
+    for act in (agent._setup_model, lambda: agent.learn(ROLLOUT), lambda: agent.save(io.BytesIO())):
+        with pytest.raises(TypeError, match="does not know how this policy acts"):
+            act()
+
+
+def _strange(self: Any, observation_space: Any, action_space: Any, *_: Any, **__: Any) -> None:
+    BasePolicy.__init__(self, observation_space, action_space)
+
+
+@every_algorithm
+def test_another_policy_in_its_place_starts_distillation_over(algorithm: type[BaseAlgorithm], tmp_path: Path) -> None:
+    agent = distilled(algorithm).learn(3 * ROLLOUT)
+    agent.policy = build(algorithm, policy_kwargs={"net_arch": [5, 4]}).policy
+    agent.save(tmp_path / "agent")
+    assert agent.distiller.teacher.version == agent.distiller.states.count == 0
+    agent.learn(3 * ROLLOUT)
+    assert agent.distiller.deposits > 0
+    assert agent.distiller.teacher.policy.mlp_extractor.policy_net[0].out_features == 5
+
+
+def test_a_compiled_policy_is_the_same_policy() -> None:
+    agent = distilled().learn(3 * ROLLOUT)
+    distiller = agent.distiller
+    agent.policy = SimpleNamespace(_orig_mod=agent.policy)
+    assert distiller.is_of(agent)
+
+
+@pytest.mark.parametrize("teacher", [rlsd.Ema(decay=0.9), rlsd.Selective(every=1, average=100.0)])
+def test_parameters_of_another_time_are_not_averaged_with_those_of_now(teacher: Any) -> None:
+    agent = distilled(distill=config(teacher=teacher)).learn(3 * ROLLOUT)
+    agent.set_parameters(copy.deepcopy(build(PPO, seed=8).get_parameters()))
+    mine, theirs = (dict(each.named_parameters()) for each in (agent.distiller.teacher.policy, agent.policy))
+    assert not differences({name: theirs[name] for name in mine}, mine)
+
+
+def test_learning_can_be_set_up_by_hand() -> None:
+    agent = distilled()
+    agent._setup_learn(100)
+    agent._setup_learn(100, reset_num_timesteps=False)
+    assert agent.learn(4 * ROLLOUT).distiller.deposits > 0
+
+
+def test_a_logger_and_a_seed_can_be_set_between_and_inside_learn_calls() -> None:
+    def both(model: Any) -> None:
+        model.set_logger(Logger(None, [Record()]))
+        model.set_random_seed(5)
+
+    trained = []
+    for make, off in ((build, {}), (distilled, {"distill": config(strength=0)})):
+        agent = make(PPO, **off).learn(2 * ROLLOUT, callback=At(3, both))
+        both(agent)
+        trained.append(copied(training_state(agent.learn(2 * ROLLOUT))))
+    assert not differences(*trained)
+
+
+def test_more_environments_can_be_set_where_the_agent_is_set_up_again() -> None:
+    agent = distilled(distill="selective").learn(3 * ROLLOUT)
+    agent.n_envs = 3
+    agent.set_env(make_env(n_envs=3))
+    agent._setup_model()
+    twin = copy.deepcopy(agent)
+    for each in (agent, twin, pickle.loads(pickle.dumps(agent))):
+        distiller = each.distiller
+        assert each.learn(3 * ROLLOUT).distiller is distiller
+        assert each.distiller.teacher.version > 0
