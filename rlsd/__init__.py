@@ -6,7 +6,6 @@ teacher's on replayed states, while SB3's own loop trains on.
 
 from rlsd.actors import register_actor
 from rlsd.callback import SelfDistillation
-from rlsd.compress import compress
 from rlsd.config import DistillConfig
 from rlsd.divergences import KL, MSE, JensenShannon
 from rlsd.gates import Behind, Disagreement, EntropyFloor, ReturnGate, ValueAdvantage
@@ -17,6 +16,7 @@ from rlsd.speed import Speed
 from rlsd.states import Minibatch, Mixture, Recent, ReplayBuffer, Reservoir
 from rlsd.strength import Adaptive, Constant, Relative, Schedule
 from rlsd.students import Phase, Reborn
+from rlsd.students.compress import compress
 from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Selective, Snapshot, Stored
 from rlsd.timing import EveryStep
 from rlsd.together import learn_together

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
-from rlsd import mlp
 from rlsd.actors import Actor, RandomSearchActor
 from rlsd.deposit import acting_as_evaluated, bounded
 from rlsd.divergences import Divergence
@@ -77,7 +76,6 @@ class Penalty:
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         self._modules = list(self._module.modules())
         self._normalization = Normalization.of(agent)
-        self._by_hand = None if self.replay.wants.value else self.actor.by_hand(self._module)
         self.replay.begin(self.teacher, self._expected)
 
     def feedback(self, agent: BaseAlgorithm) -> Feedback:
@@ -88,13 +86,11 @@ class Penalty:
 
     def end(self) -> None:
         """Let go of the agent."""
-        del self._module, self._parameters, self._modules, self._normalization, self._by_hand
+        del self._module, self._parameters, self._modules, self._normalization
 
     def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
         """Return the gradient to deposit at this gradient step, by parameter; nothing when this step gets none."""
         with self.monitor.timed():
-            if self._by_hand is not None:
-                return self._gradients_by_hand(self._by_hand)
             loss = self.loss()
             if loss is None:
                 return ()
@@ -113,24 +109,6 @@ class Penalty:
             if not any(answer is not None and answer.requires_grad for answer in (student, values)):
                 return None  # the user has frozen all of it: there is nothing to pull
             return self._difference(batch, student, values)
-
-    def _gradients_by_hand(self, network: mlp.ActorMLP) -> Sequence[tuple[nn.Parameter, Tensor]]:
-        """Return what :meth:`gradients` does, with autograd for the divergence alone: the network is a perceptron."""
-        batch = self._next()
-        if batch is None:
-            return ()
-        with torch.enable_grad():
-            student = network.forward(cast(Tensor, self._seen(batch))).requires_grad_()
-            loss = self._difference(batch, student, None)
-            (slope,) = torch.autograd.grad(loss, student)
-        gradients = network.backward(slope)
-        flat = gradients[0][1]._base
-        if not self._clipped or flat is None:
-            return self._bounded(gradients)
-        finite = torch.isfinite(torch.linalg.vector_norm(flat))
-        self.dropped += ~finite
-        flat.masked_fill_(~finite, 0.0)
-        return gradients
 
     def _next(self) -> Batch | None:
         """Return the minibatch of this gradient step, None when there is none."""

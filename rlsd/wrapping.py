@@ -12,11 +12,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from rlsd import checkpoint, faults
+from rlsd.devices import usable_device
 from rlsd.distiller import Distiller
 from rlsd.recipes import Distill, resolve
 from rlsd.speed import NOTHING, Speed, replay, resolve_speed, update
 from rlsd.speed.accelerator import Accelerator
-from rlsd.speed.devices import usable_device
 from rlsd.speed.lean_update import lean_update
 
 AgentT = TypeVar("AgentT", bound=BaseAlgorithm)

@@ -21,12 +21,12 @@ LONGEST_FILE = 400
 LAYERS = (
     {"rlsd.version", "rlsd.config"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
-    | {"rlsd.clock", "rlsd.faults", "rlsd.mlp", "rlsd.speed.memory"},
+    | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
     {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.students", "rlsd.speed"},
     {"rlsd.checkpoint"},
-    {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.resume", "rlsd.recipes", "rlsd.compress", "rlsd.together"}
-    | {"rlsd.environment_state", "rlsd.weights"},
+    {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.resume", "rlsd.recipes", "rlsd.together"}
+    | {"rlsd.environment_state", "rlsd.weights", "rlsd.students.compress"},
     {"rlsd"},
     {"rlsd.cli"},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -14,7 +14,6 @@ from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlsd import mlp
 from rlsd.distributions import Family
 from rlsd.observations import Observations, split_context
 
@@ -58,14 +57,6 @@ class Actor(ABC):
 
         Must draw no random number and leave no trace on the module.
         """
-
-    def by_hand(self, module: nn.Module) -> mlp.ActorMLP | None:
-        """Return what gives a module's :meth:`parameters` and their gradients without autograd, None for nothing."""
-        return None
-
-    def answering(self, module: nn.Module) -> Callable[[Observations], Tensor] | None:
-        """Return a quicker :meth:`parameters` of a module that is frozen, equal up to rounding, None for none."""
-        return None
 
     def values(self, module: Any, states: Observations) -> Tensor:
         """Return the critic's values of states, ``(batch,)``, for actors that have one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -21,7 +21,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlsd import mlp
 from rlsd.actors.base import Actor, unused
 from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian
 from rlsd.observations import Observations, split_context
@@ -58,12 +57,6 @@ class ActorCritic(Actor):
             return self._from_latent(module, module.mlp_extractor.forward_actor(_features(module, states)))
         with _borrowed_action_dist(module):
             return parameters_of(module.get_distribution(states))
-
-    def by_hand(self, module: nn.Module) -> mlp.ActorMLP | None:  # noqa: D102
-        return mlp.of(module) if type(self) is ActorCritic else None
-
-    def answering(self, module: nn.Module) -> Callable[[Observations], Tensor] | None:  # noqa: D102
-        return cast(Any, mlp.frozen(module)) if type(self) is ActorCritic and self._plain else None
 
     def values(self, module: Any, states: Observations) -> Tensor:  # noqa: D102
         observations, _ = split_context(states)

@@ -176,7 +176,7 @@ def _check_memory(n_envs: int) -> None:
     """Raise when so many environments could not be made: the system would end the process without a word."""
     import torch
 
-    from rlsd.speed.memory import budget, readable
+    from rlsd.memory import budget, readable
 
     with blame_input():
         allowed = budget(torch.device("cpu"))
@@ -237,7 +237,7 @@ def _devices(options: TrainOptions, hyperparams: Hyperparams) -> tuple[str, str 
 
 
 def _device(flag: str, name: str) -> str:
-    from rlsd.speed.devices import usable_device
+    from rlsd.devices import usable_device
 
     with blame_input():
         return str(usable_device(flag, name))

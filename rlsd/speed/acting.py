@@ -31,8 +31,8 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
 from rlsd import faults
-from rlsd.mlp import untouched
 from rlsd.speed.layers import Function, function_of
+from rlsd.speed.mlp import untouched
 
 Methods = dict[str, Callable[..., Any]]
 _HALF_LOG_TWO_PI = math.log(math.sqrt(2 * math.pi))

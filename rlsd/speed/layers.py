@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlsd.mlp import untouched
+from rlsd.speed.mlp import untouched
 
 Function = Callable[[Tensor], Tensor]
 

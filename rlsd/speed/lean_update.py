@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Adam, Optimizer
 
-from rlsd.students.optimizers import optimizers_of, parameters_of
+from rlsd.optimizers import optimizers_of, parameters_of
 
 #: Whose ``train`` steps the critic, then asks it for the loss of the actor; and every how many such steps it does.
 _ASKED_AFTER_ITS_STEP = {

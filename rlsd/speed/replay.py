@@ -19,7 +19,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from rlsd.speed import memory
+from rlsd import memory
 
 _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 _CACHE = "_rlsd_tensors"

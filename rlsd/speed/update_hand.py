@@ -19,8 +19,8 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from rlsd.mlp import Inputs, Layer, Pass, is_standard, layers_of
 from rlsd.speed.adam import FlatAdam, can_flatten
+from rlsd.speed.mlp import Inputs, Layer, Pass, is_standard, layers_of
 from rlsd.speed.update_blocks import Block, Rollout, Row
 from rlsd.speed.update_figures import Figures, refuse_nan, report_early_stop
 from rlsd.speed.update_heads import DiscreteHead, GaussianHead, Head

@@ -14,9 +14,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.config import Answer
+from rlsd.memory import check_states
 from rlsd.observations import Observations, finite_rows, from_items, storage_dtype
 from rlsd.sources import Source
-from rlsd.speed.memory import check_states
 
 #: Minibatches drawn ahead at a time: enough to fill a large forward.
 MOST_AHEAD = 64

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.config import integer
-from rlsd.speed.memory import check_states
+from rlsd.memory import check_states
 from rlsd.states.base import States, StateStore, checked_capacity
 
 

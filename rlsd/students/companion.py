@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rlsd.deposit import Deposit, acting_as_evaluated, bounded
+from rlsd.optimizers import load_state, optimizers_of, parameters_of, state_tensors
+from rlsd.rng import private_numbers
 from rlsd.states import StateStore
-from rlsd.students.optimizers import load_state, optimizers_of, parameters_of, state_tensors
-from rlsd.students.private import private_numbers
 from rlsd.students.tutoring import Comparison
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from rlsd.students.private import private_numbers
+from rlsd.rng import private_numbers
 from rlsd.teachers.frozen_policy import named_tensors
 
 KINDS = ("fresh", "last_layers", "shrink_and_perturb")

@@ -11,8 +11,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeI
 
 from rlsd.actors import Actor, MaskedActorCritic
 from rlsd.observations import as_items
+from rlsd.rng import private_numbers
 from rlsd.states import StateStore
-from rlsd.students.private import private_numbers
 
 
 class Walk:

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from rlsd.rng import private_numbers
 from rlsd.states import StateStore
 from rlsd.students.fresh import align_targets, trained_parameters
-from rlsd.students.private import private_numbers
 from rlsd.students.tutoring import Comparison
 
 

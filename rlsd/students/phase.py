@@ -16,11 +16,11 @@ from rlsd.actors import algorithm_name
 from rlsd.config import integer, number
 from rlsd.deposit import acting_as_evaluated
 from rlsd.gates import Situation
+from rlsd.memory import check_states
 from rlsd.observations import Normalization, Observations
-from rlsd.speed.memory import check_states
+from rlsd.optimizers import load_state, state_tensors
+from rlsd.rng import own_generator
 from rlsd.strength import Feedback
-from rlsd.students.optimizers import load_state, state_tensors
-from rlsd.students.private import own_generator
 from rlsd.students.rollouts import RETURN_BYTES, Rollouts
 from rlsd.teachers import SnapshotTeacher
 from rlsd.timing import Lesson, Timing

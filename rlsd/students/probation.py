@@ -11,9 +11,9 @@ from stable_baselines3.common.save_util import recursive_getattr
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rlsd.optimizers import load_state, state_tensors
 from rlsd.returns import Ended, SmoothedReturn, mean_and_error, smoothed_return
 from rlsd.students.fresh import search_around
-from rlsd.students.optimizers import load_state, state_tensors
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
 
 

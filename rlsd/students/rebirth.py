@@ -15,12 +15,12 @@ from rlsd.actors import RandomSearchActor, algorithm_name
 from rlsd.actors.on_policy import RecurrentActorCritic
 from rlsd.clock import Clock
 from rlsd.config import choice, integer, number
+from rlsd.optimizers import forget, load_state, optimizers_of, state_tensors
+from rlsd.rng import own_generator
 from rlsd.strength import Strength
 from rlsd.students.companion import Companion
 from rlsd.students.fresh import KINDS, new_student, search_around
 from rlsd.students.imitation import imitate
-from rlsd.students.optimizers import forget, load_state, optimizers_of, state_tensors
-from rlsd.students.private import own_generator
 from rlsd.students.probation import Probation
 from rlsd.students.tutoring import Comparison, Tutor
 from rlsd.teachers.frozen_policy import copy_into, named_tensors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,19 +62,12 @@ class _Hidden:
         assert policy is not None
         family, parameters = self.frozen.actor.family, list(policy.requires_grad_(True).parameters())
         optimizer.param_groups[0]["lr"] = rate
-        by_hand = self.frozen.actor.by_hand(policy)
         for batch, target in zip(states, targets, strict=True):
             with torch.enable_grad():
-                if by_hand is None:
-                    student = self.frozen.parameters(batch)
-                else:
-                    student = by_hand.forward(cast(Tensor, self.frozen.seen(batch))).requires_grad_()
-                loss = weight * family.kl(student, target).mean()
-                wanted = parameters if by_hand is None else [student]
-                gradients = torch.autograd.grad(loss, wanted, allow_unused=by_hand is None)
+                loss = weight * family.kl(self.frozen.parameters(batch), target).mean()
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             if bool(torch.isfinite(loss)):
-                pairs = zip(parameters, gradients, strict=True) if by_hand is None else by_hand.backward(gradients[0])
-                for parameter, gradient in pairs:
+                for parameter, gradient in zip(parameters, gradients, strict=True):
                     parameter.grad = gradient
                 optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 #: Raised for a larger network, which would cost more at each update; two small layers tell what must be told.
 WIDTH = 32
@@ -41,40 +42,14 @@ class Discriminator:
         #: Share of the latest training batches that it told apart rightly; 1/2 is chance.
         self.accuracy = 0.5
 
-    def _views(self, flat: Tensor) -> list[Tensor]:
-        """Return weight and bias of each layer as views of a vector like :attr:`weights`."""
-        parts = flat.split([int(np.prod(part)) for part in self._parts])
-        return [part.view(shape) for part, shape in zip(parts, self._parts, strict=True)]
-
     def _standardised(self, inputs: Tensor) -> Tensor:
         return ((inputs - self.mean) / self.std).clamp_(-LARGEST, LARGEST)
 
-    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return both hidden layers and the logits ``(n, 1)``, of standardised inputs."""
-        w1, b1, w2, b2, w3, b3 = self._views(self.weights.detach())
-        first = torch.addmm(b1, x, w1.t()).relu_()
-        second = torch.addmm(b2, first, w2.t()).relu_()
-        return first, second, torch.addmm(b3, second, w3.t())
-
-    def gradient(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean logistic loss's gradient by :attr:`weights`, and the logits ``(n, 1)``.
-
-        By hand: autograd would take most of the time of so small a network.
-
-        :param x: standardised inputs, ``(n, size)``.
-        :param labels: 1 for met now, 0 for stored, ``(n, 1)``.
-        """
-        first, second, logits = self._forward(x)
-        gradient = torch.empty_like(self.weights.detach())
-        w1, b1, w2, b2, w3, b3 = self._views(gradient)
-        _, _, v2, _, v3, _ = self._views(self.weights.detach())
-        by = (logits.sigmoid() - labels) / len(x)
-        for weight, bias, inputs, outgoing in ((w3, b3, second, v3), (w2, b2, first, v2), (w1, b1, x, None)):
-            torch.mm(by.t(), inputs, out=weight)
-            torch.sum(by, 0, out=bias)
-            if outgoing is not None:
-                by = (by @ outgoing).mul_(inputs > 0)
-        return gradient, logits
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits of ``P(met now | state)``, ``(n, 1)``, of standardised inputs ``(n, size)``."""
+        parts = self.weights.split([int(np.prod(shape)) for shape in self._parts])
+        w1, b1, w2, b2, w3, b3 = (part.view(shape) for part, shape in zip(parts, self._parts, strict=True))
+        return F.linear(F.linear(F.linear(x, w1, b1).relu(), w2, b2).relu(), w3, b3)
 
     @torch.no_grad()
     def train(self, now: Tensor, stored: Tensor, steps: int, batch_size: int) -> None:
@@ -93,16 +68,18 @@ class Discriminator:
         picks = [self._generator.integers(len(some), size=(steps, batch_size)) for some in (now, stored)]
         for ours, theirs in zip(*(torch.from_numpy(rows).to(now.device) for rows in picks), strict=True):
             batch = torch.cat([now[ours], stored[theirs]])
-            self.weights.grad, logits = self.gradient(batch, labels)
+            with torch.enable_grad():
+                logits = self.logits(batch)
+                F.binary_cross_entropy_with_logits(logits, labels).backward()
             self._optimizer.step()
+            self.weights.grad = None
             right += ((logits > 0) == (labels > 0.5)).float().mean()
-        self.weights.grad = None
         self.accuracy = float(right) / steps
 
     @torch.no_grad()
     def probability(self, inputs: Tensor) -> Tensor:
         """Return ``P(met now | state)``, ``(n,)``, from ``(n, size)``."""
-        return self._forward(self._standardised(inputs))[2].sigmoid().squeeze(-1)
+        return self.logits(self._standardised(inputs)).sigmoid().squeeze(-1)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights, standardisation and the optimizer's moments by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -23,7 +23,6 @@ class FrozenPolicy:
         self.actor = actor
         self.policy: nn.Module | None = None
         self.normalization: Normalization | None = None
-        self._answering: tuple[nn.Module, Callable[[Observations], Tensor] | None] | None = None
 
     def take(self, agent: BaseAlgorithm) -> None:
         """Freeze the agent as it is now."""
@@ -35,13 +34,8 @@ class FrozenPolicy:
 
     def targets(self, observations: Observations) -> Tensor:
         """Return what it would do on raw states: normalised parameters ``(batch, family.size)``."""
-        policy = self._frozen()
-        if self._answering is None or self._answering[0] is not policy:
-            self._answering = policy, self.actor.answering(policy)
-        quick = self._answering[1]
         with torch.no_grad():
-            answers = self.parameters(observations) if quick is None else quick(self.seen(observations))
-            return self.actor.family.normalized(answers)
+            return self.actor.family.normalized(self.parameters(observations))
 
     def parameters(self, observations: Observations) -> Tensor:
         """Return its parameters for raw states as they are, ``(batch, family.size)``, with a graph if one is due."""

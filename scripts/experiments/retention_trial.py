@@ -10,7 +10,6 @@ import copy
 import hashlib
 import json
 import math
-import random
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -235,22 +234,15 @@ def _returns(agent: Any, settings: Settings, task: str) -> dict[str, list[float]
 @contextmanager
 def _own_generators(agent: Any, seed: int) -> Iterator[None]:
     """Let what is drawn inside come from ``seed``, so that training goes on as if there had been no evaluation."""
-    import numpy as np
-    import torch
+    from rlsd.rng import private_numbers
 
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     space, agent.action_space = agent.action_space, copy.deepcopy(agent.action_space)
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - SB3's DQN draws from it
-    torch.manual_seed(seed)
     agent.action_space.seed(seed)
     try:
-        yield
+        with private_numbers(seed):
+            yield
     finally:
         agent.action_space = space
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
 
 
 def _figures(agent: Any) -> dict[str, float | None]:

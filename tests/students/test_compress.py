@@ -28,8 +28,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import rlsd
-from rlsd.compress import compress
 from rlsd.observations import Normalization, as_items, from_items
+from rlsd.students.compress import compress
 
 CASES = [
     ("PPO", "discrete"),
@@ -112,7 +112,7 @@ def test_given_states_need_no_environment() -> None:
 
 
 def test_stored_states_are_used_where_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("rlsd.compress")
+    module = importlib.import_module("rlsd.students.compress")
     monkeypatch.setattr(module, "_ENOUGH", 30)
     monkeypatch.setattr(module, "Walk", None)
     compress(distilled(PPO).learn(2 * ROLLOUT), {"net_arch": [2]}, steps=8)  # in the distiller's reservoir
@@ -131,7 +131,7 @@ def test_stored_states_are_used_where_there_are_enough(monkeypatch: pytest.Monke
 def test_states_that_a_loaded_agent_only_counts_are_gathered(
     cls: Any, states: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    module = importlib.import_module("rlsd.compress")
+    module = importlib.import_module("rlsd.students.compress")
     monkeypatch.setattr(module, "_ENOUGH", 8)
     monkeypatch.setattr(module, "_GATHERED", 40)
     agent = distilled(cls, distill=config(states=states)).learn(3 * ROLLOUT)
@@ -161,7 +161,7 @@ def test_given_states_are_what_the_agent_is_shown_also_as_its_environment_gives_
     given: Any = {k: np.stack([one[k] for one in samples]) for k in raw} if kind == "dict" else np.stack(samples)
     tensor = agent.policy.obs_to_tensor(given)[0]
     shown = {key: value.reshape(5, -1) for key, value in as_items(tensor).items()}
-    module, stores = importlib.import_module("rlsd.compress"), []
+    module, stores = importlib.import_module("rlsd.students.compress"), []
     monkeypatch.setattr(module, "imitate", lambda policy, comparison, store, *rest: stores.append(store))
     turned: Any = {k: own_shape(v, own[k]) for k, v in given.items()} if kind == "dict" else own_shape(given, own)
     for states in (given, turned):

@@ -28,9 +28,9 @@ from helpers import check_goes_on_as_if_never_stopped, disturb
 from stable_baselines3 import DQN, PPO, SAC
 
 import rlsd
+from rlsd.optimizers import load_state, optimizers_of, state_tensors
 from rlsd.students import Reborn
 from rlsd.students.fresh import fresh_policy, head_names, new_student
-from rlsd.students.optimizers import load_state, optimizers_of, state_tensors
 from rlsd.students.probation import Probation
 from rlsd.students.rebirth import take_over
 from rlsd.students.tutoring import held_out, training_slots

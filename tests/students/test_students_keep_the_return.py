@@ -11,8 +11,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import rlsd
-from rlsd.compress import compress
 from rlsd.students import Reborn
+from rlsd.students.compress import compress
 
 pytestmark = pytest.mark.slow
 

@@ -53,18 +53,6 @@ def test_an_input_that_never_varies_does_no_harm():
     assert made.accuracy > 0.9
 
 
-def test_its_gradient_is_that_of_autograd():
-    made, x = make(), normal(64, 0.3, 1)
-    labels = (torch.arange(64) % 2).float().unsqueeze(1)
-    found, logits = made.gradient(x, labels)
-    w1, b1, w2, b2, w3, b3 = made._views(made.weights)
-    hidden = torch.relu(torch.relu(x @ w1.T + b1) @ w2.T + b2)
-    assert torch.allclose(hidden @ w3.T + b3, logits)
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(hidden @ w3.T + b3, labels)
-    (expected,) = torch.autograd.grad(loss, made.weights)
-    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-7)
-
-
 def test_it_draws_from_its_own_generator_only():
     with untouched_generators():
         trained(normal(300, 0.0, 1), normal(300, 1.0, 2), steps=3)

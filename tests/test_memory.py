@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 import rlsd
-from rlsd.speed import memory
+from rlsd import memory
 
 CPU = torch.device("cpu")
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)

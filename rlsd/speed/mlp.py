@@ -13,12 +13,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.distributions import (
-    BernoulliDistribution,
-    CategoricalDistribution,
-    DiagGaussianDistribution,
-    MultiCategoricalDistribution,
-)
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
@@ -26,7 +20,6 @@ from torch import Tensor, nn
 
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
-_HEADS = (CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution, DiagGaussianDistribution)
 
 
 class Layer:
@@ -42,18 +35,15 @@ class Layer:
         self.activation = activation
 
 
-def layers_of(*modules: nn.Module, trained: bool = True) -> list[Layer] | None:
-    """Return the layers of modules that are applied one after the other, None when they are not known by hand.
-
-    :param trained: refuse parameters that take no gradient, or tell somebody of it.
-    """
+def layers_of(*modules: nn.Module) -> list[Layer] | None:
+    """Return the layers of modules that are applied one after the other, None when they are not known by hand."""
     found: list[Layer] = []
     flat = [m for module in modules for m in (module if type(module) is nn.Sequential else [module])]
     if not all(untouched(module) for module in [*modules, *flat]):
         return None
     for module in flat:
         kind = type(module)
-        if kind is nn.Linear and _plain(cast(nn.Linear, module), trained):
+        if kind is nn.Linear and _plain(cast(nn.Linear, module)):
             found.append(Layer(cast(nn.Linear, module), None))
         elif kind in (nn.Tanh, nn.ReLU) and found and found[-1].activation is None:
             found[-1].activation = kind
@@ -78,14 +68,16 @@ def untouched(module: nn.Module) -> bool:
     return not any(hooks) and "forward" not in module.__dict__
 
 
-def _plain(linear: nn.Linear, trained: bool) -> bool:
+def _plain(linear: nn.Linear) -> bool:
+    """Whether both parameters are ordinary ones that take a gradient and tell nobody of it."""
     if linear.bias is None:
         return False
     return all(
         type(p) is nn.Parameter
         and p.dtype == torch.float32
         and p.device.type == "cpu"
-        and (not trained or (p.requires_grad and not p._backward_hooks))
+        and p.requires_grad
+        and not p._backward_hooks
         for p in (linear.weight, linear.bias)
     )
 
@@ -184,111 +176,6 @@ class Inputs:
         if not self._as_they_are:
             observations = cast(Tensor, preprocess_obs(observations, self.space, normalize_images=self.images))
         return observations.float().flatten(1)
-
-
-class ActorMLP:
-    """The acting part of an actor-critic policy, from observations to its action distributions' parameters.
-
-    A gradient by the parameters ``(batch, size)`` becomes one by the weights without autograd::
-
-        actor = mlp.of(agent.policy)
-        answers = actor.forward(observations).requires_grad_()
-        (slope,) = torch.autograd.grad(loss(answers), answers)
-        for parameter, gradient in actor.backward(slope): ...
-
-    Made by :func:`of`. It holds the policy's parameters, whatever storage they have at the time of a pass.
-    """
-
-    def __init__(self, layers: list[Layer], log_std: nn.Parameter | None, inputs: Inputs, quick: bool = False) -> None:
-        self._layers, self._log_std, self._inputs, self._quick = layers, log_std, inputs, quick
-        self._size = layers[-1].outputs
-        #: In the order in which :meth:`backward` gives their gradients.
-        self.parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
-        if log_std is not None:
-            self.parameters.append(log_std)
-        self._sizes = [p.numel() for p in self.parameters]
-        self._passes: dict[int, Pass] = {}
-
-    @torch.no_grad()
-    def forward(self, observations: Tensor) -> Tensor:
-        """Return a new tensor of parameters ``(batch, size)``: logits, or means and log standard deviations."""
-        rows = len(observations)
-        if rows not in self._passes:
-            self._passes[rows] = Pass(self._layers, rows, self._quick)
-        self._pass = self._passes[rows]
-        self._pass.bind()
-        head = self._pass.forward(self._inputs(observations))
-        if self._log_std is None:
-            return head.clone()
-        return torch.cat([head, self._log_std.expand_as(head)], dim=-1)
-
-    @torch.no_grad()
-    def backward(self, gradient: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
-        """Return new gradients by each weight, from the gradient by what the latest :meth:`forward` returned.
-
-        They are views, one behind the other, of one flat tensor: ``gradients[0][1]._base`` has them all.
-        """
-        flat = torch.empty(sum(self._sizes))
-        places: list[Tensor] = list(flat.split(self._sizes))
-        parts = [place.view(parameter.shape) for place, parameter in zip(places, self.parameters, strict=True)]
-        if self._log_std is not None:
-            torch.sum(gradient[:, self._size :], 0, out=parts[-1])
-            gradient = gradient[:, : self._size]
-        self._pass.backward(gradient, list(zip(parts[0::2], parts[1::2], strict=False)))
-        return list(zip(self.parameters, parts, strict=True))
-
-
-def of(policy: nn.Module, quick: bool = False) -> ActorMLP | None:
-    """Return a policy's acting part as perceptron, None for a policy that acts in any other way.
-
-    Served are SB3's actor-critic policies on the CPU with flat observations, any number of linear layers, tanh or
-    ReLU, and any action space without gSDE.
-
-    :param quick: see :class:`Pass`.
-    """
-    parts = _parts(policy, trained=True)
-    return None if parts is None else ActorMLP(*parts, quick)
-
-
-class FrozenMLP:
-    """The acting part of an actor-critic policy that only answers: quickly, and for batches of any size.
-
-    Made by :func:`frozen`. It holds the policy's parameters, and answers by what they are at the time.
-    """
-
-    def __init__(self, layers: list[Layer], log_std: nn.Parameter | None, inputs: Inputs) -> None:
-        self._layers, self._log_std, self._inputs = layers, log_std, inputs
-
-    @torch.no_grad()
-    def __call__(self, observations: Tensor) -> Tensor:
-        """Return a new tensor of parameters ``(batch, size)``: logits, or means and log standard deviations."""
-        x = self._inputs(observations)
-        for layer in self._layers:
-            x = torch.addmm(layer.bias, x, layer.weight.t())
-            activate = _activation(layer.activation, x, quick=True)
-            if activate is not None:
-                activate()
-        return x if self._log_std is None else torch.cat([x, self._log_std.expand_as(x)], dim=-1)
-
-
-def frozen(policy: nn.Module) -> FrozenMLP | None:
-    """Return the acting part of a policy that is not trained; for those that :func:`of` serves, else None."""
-    parts = _parts(policy, trained=False)
-    return None if parts is None else FrozenMLP(*parts)
-
-
-def _parts(policy: nn.Module, trained: bool) -> tuple[list[Layer], nn.Parameter | None, Inputs] | None:
-    own = ("get_distribution", "_get_action_dist_from_latent", "extract_features")
-    if not isinstance(policy, ActorCriticPolicy) or not overrides_none(policy, ActorCriticPolicy, own):
-        return None
-    if type(policy.action_dist) not in _HEADS or not is_standard(policy):
-        return None
-    layers = layers_of(policy.mlp_extractor.policy_net, policy.action_net, trained=trained)
-    log_std = getattr(policy, "log_std", None)
-    gaussian = type(policy.action_dist) is DiagGaussianDistribution
-    if not layers or gaussian != (log_std is not None):
-        return None
-    return layers, log_std, Inputs(policy)
 
 
 def overrides_none(thing: object, base: type, names: Iterable[str]) -> bool:

@@ -22,12 +22,12 @@ from rlsd.actors.on_policy import RecurrentActorCritic
 from rlsd.config import checked_integer, checked_number
 from rlsd.divergences import KL
 from rlsd.observations import as_items
+from rlsd.rng import own_generator, private_numbers
 from rlsd.sources import ReplaySource
 from rlsd.states import Reservoir, StateStore
 from rlsd.students.fresh import search_around
 from rlsd.students.gathering import Walk, shaped
 from rlsd.students.imitation import imitate
-from rlsd.students.private import own_generator, private_numbers
 from rlsd.students.tutoring import Comparison, Tutor
 from rlsd.wrapping import plain
 

@@ -20,9 +20,12 @@ def own_generator(seed: int | None, stream: int) -> np.random.Generator:
 
 
 @contextmanager
-def private_numbers(generator: np.random.Generator) -> Iterator[None]:
-    """Let what runs inside draw from the global generators as seeded by ``generator``, and put them back afterwards."""
-    seed = int(generator.integers(2**31))
+def private_numbers(seed: int | np.random.Generator) -> Iterator[None]:
+    """Seed the global generators for what runs inside, and put them back afterwards.
+
+    :param seed: a number, or the generator that draws one.
+    """
+    seed = seed if isinstance(seed, int) else int(seed.integers(2**31))
     # SB3 draws from numpy's global generator.
     python, numpy_state, cpu = random.getstate(), np.random.get_state(legacy=True), torch.get_rng_state()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None

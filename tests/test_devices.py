@@ -10,7 +10,7 @@ from agents import build
 from stable_baselines3 import PPO
 
 import rlsd
-from rlsd.speed.devices import usable_device
+from rlsd.devices import usable_device
 
 
 @pytest.mark.parametrize("name", ["gpu0", "cuda:63", "cuda:", "", "meta", "mps:7", None, 3.5])
