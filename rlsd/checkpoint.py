@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from rlsd.archives import broken, check_sizes, unfold
 from rlsd.config import DistillConfig
 from rlsd.distiller import Distiller
 from rlsd.version import __version__
@@ -194,9 +195,9 @@ def read(path: Any, algorithm: type[BaseAlgorithm]) -> Saved | None:
     try:
         with zipfile.ZipFile(source) as archive:
             check_sizes(archive)
-            broken = archive.testzip()
-            if broken is not None:
-                raise ValueError(f"{name} is damaged: its entry {broken!r} fails its checksum")
+            bad = broken(archive)
+            if bad is not None:
+                raise ValueError(f"{name} is damaged: its entry {bad!r} fails its checksum")
             saved = _read_entries(name, archive)
             _check_algorithm(name, archive, algorithm, saved)
             return saved
@@ -207,27 +208,13 @@ def read(path: Any, algorithm: type[BaseAlgorithm]) -> Saved | None:
             source.seek(0)
 
 
-def check_sizes(archive: zipfile.ZipFile) -> None:
-    """Raise when a zip would unfold into more than its file holds: SB3 compresses nothing.
-
-    :raises zipfile.BadZipFile: then.
-    """
-    assert archive.fp is not None
-    held = archive.fp.seek(0, io.SEEK_END)
-    entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise zipfile.BadZipFile("it has compressed entries, which SB3 never writes")
-    if sum(entry.file_size for entry in entries) > held:
-        raise zipfile.BadZipFile("its entries claim to be larger than the file")
-
-
 def _read_entries(name: str, archive: zipfile.ZipFile) -> Saved | None:
     entries = {info.filename: info for info in archive.infolist()}
     if CONFIG not in entries:
         return None
     try:
-        data = json.loads(archive.read(CONFIG))
-        tensors = safetensors.torch.load(archive.read(STATE)) if STATE in entries else {}
+        data = json.loads(unfold(archive, CONFIG))
+        tensors = safetensors.torch.load(unfold(archive, STATE)) if STATE in entries else {}
     except (ValueError, SafetensorError, RecursionError) as error:
         raise ValueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -244,7 +231,7 @@ def _check_algorithm(name: str, archive: zipfile.ZipFile, algorithm: type[BaseAl
     if "data" not in archive.namelist():
         raise ValueError(f"{name} is no SB3 zip: it has no entry 'data'")
     try:
-        data = dict(json.loads(archive.read("data")))
+        data = dict(json.loads(unfold(archive, "data")))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{name} is damaged: its entry 'data' is not valid JSON") from error
     written = None if saved is None else saved.data.get("algorithm")

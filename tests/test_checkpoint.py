@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -596,9 +598,39 @@ def test_a_state_that_is_wrong_is_one_clear_error(saved: Path, lie: Callable[[di
         SelfDistilledPPO.load(saved)
 
 
-def test_entries_that_could_unfold_are_refused(saved: Path) -> None:
-    rewritten(saved, {}, zipfile.ZIP_DEFLATED)
-    with pytest.raises(ValueError, match="has compressed entries, which SB3 never writes"):
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_was_put_together_anew_is_loaded_as_it_was_saved(saved: Path, compression: int) -> None:
+    whole = SelfDistilledPPO.load(saved)
+    rewritten(saved, {"README.txt": b"by hand"}, compression)
+    with zipfile.ZipFile(saved, "a") as archive:
+        archive.writestr("rlsd/", "")  # what archivers write for a folder
+    again = SelfDistilledPPO.load(saved)
+    assert not differences(distillation_state(whole), distillation_state(again))
+    assert not differences(whole.get_parameters(), again.get_parameters())
+    assert SelfDistilledPPO.load(saved, distill=None).distiller is None
+
+
+@pytest.mark.parametrize("distill", ["as saved", None])
+def test_an_object_that_cannot_be_read_is_warned_of_as_sb3_does(saved: Path, distill: Any) -> None:
+    with zipfile.ZipFile(saved) as archive:
+        data = json.loads(archive.read("data"))
+    data["lr_schedule"][":serialized:"] = base64.b64encode(b"cmath\nno_such_thing\n.").decode()
+    rewritten(saved, {"data": json.dumps(data, indent=4).encode()}, zipfile.ZIP_DEFLATED)
+    kwargs = {} if distill else {"distill": None}
+    with pytest.warns(UserWarning, match="Could not deserialize object lr_schedule. Consider using `custom_objects`"):
+        agent = SelfDistilledPPO.load(saved, **kwargs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent = SelfDistilledPPO.load(saved, custom_objects={"lr_schedule": lambda _: 1e-3}, **kwargs)
+    agent.set_env(make_env())
+    agent.learn(ROLLOUT)
+
+
+def test_a_bomb_is_refused_before_it_unfolds(saved: Path) -> None:
+    with zipfile.ZipFile(saved, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("bomb", "w") as entry:
+        for _ in range(300):
+            entry.write(bytes(10**6))
+    with pytest.raises(ValueError, match=r"would unfold into 300\.\d MB, more than the 256\.0 MB.*zip -0"):
         SelfDistilledPPO.load(saved)
 
 

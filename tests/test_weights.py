@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from agents import copied, differences
+from gymnasium import spaces
 from helpers import ALGORITHMS, disturb, small_agent, small_ppo, vec_env
 from hypothesis import given
 from hypothesis import strategies as st
@@ -269,10 +270,128 @@ def test_an_entry_that_is_missing_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_compressed_entry_is_refused_since_it_could_unfold_without_bound(compression, tmp_path):
-    content = as_pth(small_ppo().policy.state_dict())
-    file = replaced(saved(small_ppo(), tmp_path), "policy.pth", content, compression)
-    assert_refused(file, small_ppo(seed=1), "compressed")
+def test_a_compressed_entry_is_read(compression, tmp_path):
+    original, agent = small_ppo(seed=1), small_ppo()
+    content = as_pth(original.policy.state_dict())
+    rlsd.load_weights(replaced(saved(original, tmp_path), "policy.pth", content, compression), agent)
+    assert not differences(weights_of(original), weights_of(agent))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_entry_larger_than_the_agents_weights_could_be_is_not_unfolded(compression, tmp_path):
+    file = replaced(saved(small_ppo(), tmp_path), "policy.pth", bytes(70 * 10**6), compression)
+    assert_refused(file, small_ppo(seed=1), "its entry 'policy.pth' is too large: 70.0 MB, at most 64")
+
+
+# What no training leaves
+
+HOSTILE_TENSORS = {
+    "meta": lambda w: w.to("meta"),
+    "sparse": lambda w: w.to_sparse(),
+    "sparse rows": lambda w: w.to_sparse_csr(),
+    "quantised": lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8),
+    "nested": lambda w: torch.nested.nested_tensor([w[0], w[1]]),
+    "NaN": lambda w: w * float("nan"),
+    "infinite": lambda w: w / 0,
+    "one NaN": lambda w: torch.where(torch.arange(w.numel()).reshape(w.shape) == 5, float("nan"), w),
+    "8 bits": lambda w: w.to(torch.float8_e4m3fn),
+    "complex": lambda w: w.to(torch.complex64),
+    "an array": lambda w: w.numpy(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", HOSTILE_TENSORS.values(), ids=HOSTILE_TENSORS.keys())
+def test_a_tensor_that_no_training_leaves_is_refused_and_nothing_is_changed(make, tmp_path):
+    original = small_ppo(seed=1)
+    weights = dict(original.policy.state_dict())
+    weights[WEIGHT] = make(weights[WEIGHT])
+    assert_refused(replaced(saved(original, tmp_path), "policy.pth", as_pth(weights)), small_ppo())
+
+
+def test_a_tensor_that_repeats_one_number_or_shares_its_storage_is_read(tmp_path):
+    original, agent = small_ppo(seed=1), small_ppo()
+    weights = dict(original.policy.state_dict())
+    weights[WEIGHT] = torch.full((1, 1), 3.0).expand(weights[WEIGHT].shape)
+    pair = torch.arange(64.0 * 4).reshape(64, 4).t()
+    weights["value_net.weight"] = pair[1:2]
+    rlsd.load_weights(replaced(saved(original, tmp_path), "policy.pth", as_pth(weights)), agent)
+    assert torch.equal(agent.policy.action_net.weight.data, torch.full_like(weights[WEIGHT], 3.0))
+    assert torch.equal(agent.policy.value_net.weight.data, pair[1:2])
+
+
+@pytest.mark.parametrize("value", [-90.0, 1e30])
+def test_a_spread_that_would_be_none_or_infinite_is_refused(value, tmp_path):
+    env = vec_env(action_space=spaces.Box(-1.0, 1.0, (2,)))
+    original = small_ppo(env, seed=1)
+    weights = dict(original.policy.state_dict()) | {"log_std": torch.full((2,), value)}
+    file = replaced(saved(original, tmp_path), "policy.pth", as_pth(weights))
+    assert_refused(file, small_ppo(env), "'log_std' is from .* would be 0 or infinite")
+
+
+HOSTILE_STATES = {
+    "an endless count": {"step": 10**400},
+    "a count below 0": {"step": torch.tensor(-1.0)},
+    "a number below 0": {"step": -1},
+    "half a step": {"step": 0.5},
+    "NaN steps": {"step": float("nan")},
+    "a truth": {"step": True},
+    "a count in words": {"step": "9" * 1000},
+    "a negative mean of squares": {"exp_avg_sq": -1e-3},
+    "a NaN mean of squares": {"exp_avg_sq": float("nan")},
+    "an infinite mean": {"exp_avg": float("inf")},
+}
+
+
+@pytest.mark.parametrize("values", HOSTILE_STATES.values(), ids=HOSTILE_STATES.keys())
+@pytest.mark.parametrize("parameter", [0, 7])
+def test_an_optimizers_state_that_no_training_leaves_is_refused(parameter, values, tmp_path):
+    original = trained("PPO")
+    content = original.policy.optimizer.state_dict()
+    for name, value in values.items():
+        held = content["state"][parameter][name]
+        content["state"][parameter][name] = value if name == "step" else torch.full_like(held, value)
+    file = replaced(saved(original, tmp_path), "policy.optimizer.pth", as_pth(content))
+    assert_refused(file, trained("PPO", seed=1), f"policy.optimizer, parameter {parameter} does not fit this agent")
+
+
+def test_statistics_of_a_batch_that_no_training_leaves_are_refused(tmp_path):
+    original = trained("CrossQ")
+    weights = dict(original.policy.state_dict())
+    name = next(name for name in weights if name.endswith("ra_var"))
+    weights[name] = -weights[name]
+    file = replaced(saved(original, tmp_path), "policy.pth", as_pth(weights))
+    assert_refused(file, trained("CrossQ", seed=1), "ra_var' is -.* which is never below 0")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 100.0])
+def test_sacs_entropy_coefficient_must_be_one(value, tmp_path):
+    content = as_pth({"log_ent_coef": torch.tensor([value])})
+    file = replaced(saved(small_agent("SAC"), tmp_path), "pytorch_variables.pth", content)
+    assert_refused(file, small_agent("SAC", seed=1), "'log_ent_coef' is ")
+
+
+def test_a_variable_that_is_missing_is_an_error_and_one_that_the_writer_had_not_is_passed_by(tmp_path):
+    file = replaced(saved(small_agent("SAC"), tmp_path), "pytorch_variables.pth", as_pth({}))
+    assert_refused(file, small_agent("SAC", seed=1), "'log_ent_coef', the agent has it and the file does not")
+    file = replaced(saved(small_agent("SAC"), tmp_path), "pytorch_variables.pth", as_pth({"log_ent_coef": None}))
+    rlsd.load_weights(file, small_agent("SAC", seed=1))
+
+
+def test_an_agent_that_does_not_take_what_fits_is_put_back(tmp_path, monkeypatch):
+    original, agent = trained("SAC"), trained("SAC", seed=1)
+    put = type(agent).set_parameters
+    before = copied(weights_of(agent))
+
+    def half(self, params, **kwargs):
+        put(self, params, **kwargs)
+        monkeypatch.setattr(type(agent), "set_parameters", put)
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(type(agent), "set_parameters", half)
+    with pytest.raises(ValueError, match="does not fit this agent: RuntimeError: no more"):
+        rlsd.load_weights(saved(original, tmp_path), agent)
+    assert not differences(before, weights_of(agent)), "the agent was changed"
 
 
 def test_sacs_entropy_coefficient_of_another_shape_is_an_error(tmp_path):
