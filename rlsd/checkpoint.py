@@ -13,12 +13,14 @@ import lzma
 import os
 import struct
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import safetensors.torch
@@ -88,8 +90,23 @@ def save(agent: BaseAlgorithm, path: Any, distiller: Distiller | None, plain_sav
 
 def _write_plain(path: Path, plain_save: Callable[[Any], None]) -> None:
     # Given a path, SB3 leaves the file open when it fails, and an open file cannot be removed everywhere.
-    with path.open("wb") as file:
+    with path.open("wb") as file, dates_that_zips_take():
         plain_save(file)
+
+
+@contextmanager
+def dates_that_zips_take() -> Iterator[None]:
+    """Let zips be written inside whatever the clock says: without a battery it begins in 1970, and zips in 1980."""
+    year = time.localtime().tm_year
+    if 1980 <= year <= 2107:
+        yield
+        return
+    clock: Any = zipfile.time  # type: ignore[attr-defined] # the module that zipfile asks
+    zipfile.time = SimpleNamespace(time=clock.time, localtime=lambda *_: (1980, 1, 1, 0, 0, 0, 0, 1, 0))  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        zipfile.time = clock  # type: ignore[attr-defined]
 
 
 def with_suffix(path: Any) -> Path:
@@ -134,7 +151,7 @@ def _umask() -> int:
 
 def _append(path: Path, agent: BaseAlgorithm, distiller: Distiller | None) -> None:
     config: dict[str, Any] = {"format": FORMAT, "rlsd": __version__, "algorithm": _known(type(agent)), "distill": None}
-    with zipfile.ZipFile(path, "a") as archive:
+    with dates_that_zips_take(), zipfile.ZipFile(path, "a", strict_timestamps=False) as archive:
         if distiller is not None:
             config |= {"distill": distiller.config.to_dict(), "state": distiller.state()}
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distiller.tensors().items()}

@@ -4,5 +4,7 @@ import sys
 
 from benchmarks.main import main
 
+from rlsd.cli.main import run_program
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

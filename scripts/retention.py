@@ -4,5 +4,7 @@ import sys
 
 from experiments.retention import main
 
+from rlsd.cli.main import run_program
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_program(lambda: main(sys.argv[1:])))

@@ -2,7 +2,7 @@
 
 import sys
 
-from rlsd.cli.main import main
+from rlsd_program import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

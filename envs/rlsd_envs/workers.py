@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import multiprocessing as mp
 import os
@@ -9,6 +10,7 @@ import signal
 import tempfile
 import time
 import traceback
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from stable_baselines3.common.vec_env.subproc_vec_env import _worker
 from rlsd_envs.actions import ActionCheck
 from rlsd_envs.backend import Backend
 from rlsd_envs.errors import EnvironmentTimeout, EnvironmentWorkerError
+from rlsd_envs.lifeline import end_group, guard, leave_signals_to_the_main_process, sheltered
 
 _GRACE_SECONDS = 5.0  # for a worker to close its environment before it is killed
 _START_SECONDS = 120.0  # at least, for a worker's first answer: a fresh process imports its packages first
@@ -37,6 +40,7 @@ class _Failure:
 
 def _guarded_worker(remote: Any, parent_remote: Any, env_fn: CloudpickleWrapper, stack_file: str) -> None:
     """Run SB3's worker, and send home what it raises."""
+    leave_signals_to_the_main_process()
     with Path(stack_file).open("w", encoding="utf-8") as stack:
         if hasattr(faulthandler, "register"):  # not on Windows
             faulthandler.register(signal.SIGUSR1, file=stack, all_threads=False)
@@ -124,10 +128,21 @@ class _Remote:
         return ""
 
 
+_OPEN: weakref.WeakSet[WorkerVecEnv] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """End the workers that nobody closed. Before ``multiprocessing`` would: it asks by a signal, and waits for ever."""
+    for env in list(_OPEN):
+        env.close()
+
+
 class WorkerVecEnv(Backend, SubprocVecEnv):
     """SB3's ``SubprocVecEnv`` that names the environment that failed, its last action and its traceback.
 
-    After a failure ``close`` still ends every process.
+    After a failure ``close`` still ends every process, with whatever its environment started. Workers answer no signal:
+    where a whole group is sent one, the main process can finish what it does. They end with it, however it ends.
 
     :param env_fns: functions that each return one environment; they are sent to the workers with cloudpickle
     :param start_method: of ``multiprocessing``; None takes forkserver where there is one, else spawn, as SB3 does
@@ -151,6 +166,7 @@ class WorkerVecEnv(Backend, SubprocVecEnv):
         if start_method == "forkserver":
             # The server imports SB3 once, instead of every worker for itself. It keeps what it has if it runs already.
             context.set_forkserver_preload(["__main__", __name__])
+        _OPEN.add(self)
         try:
             for index, env_fn in enumerate(env_fns):
                 self._start(context, index, env_fn, timeout)
@@ -171,7 +187,9 @@ class WorkerVecEnv(Backend, SubprocVecEnv):
         arguments = (theirs, ours, CloudpickleWrapper(env_fn), str(stack_file))
         # daemon: if this process crashes, the workers must not stay
         process = context.Process(target=_guarded_worker, args=arguments, daemon=True)
-        process.start()
+        with sheltered():
+            process.start()
+        guard(process.pid)
         theirs.close()
         self.processes.append(process)
         self.remotes = (*self.remotes, _Remote(ours, process, index, timeout, stack_file))
@@ -199,8 +217,10 @@ class WorkerVecEnv(Backend, SubprocVecEnv):
         hung = {remote.index for remote in remotes if remote.failed and remote.process.is_alive()}
         for index, process in enumerate(self.processes):
             process.join(0.1 if index in hung else max(0.0, deadline - time.monotonic()))
+            leader = process.pid
             if process.is_alive():
                 process.kill()
                 process.join()
             process.close()
+            end_group(leader, max(0.0, deadline - time.monotonic()))
         self._stacks.cleanup()

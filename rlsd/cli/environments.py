@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +24,7 @@ def training_env(plan: Plan) -> VecEnv:
     from stable_baselines3.common.vec_env import VecNormalize
 
     params = plan.hyperparams
-    with _deaf_to_ctrl_c():
-        env = make(plan.env_id, params.n_envs, plan.options.vec_env, plan.seed, plan.env_kwargs)
+    env = make(plan.env_id, params.n_envs, plan.options.vec_env, plan.seed, plan.env_kwargs)
     return env if params.normalize is None else VecNormalize(env, **params.normalize)
 
 
@@ -69,17 +65,3 @@ def load_statistics(path: Path, env: VecEnv) -> None:
         return
     with blame_input(f"cannot read {path}"):
         copy_statistics(VecNormalize.load(str(path), target.venv), target)
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Start worker processes that ignore Ctrl-C: the terminal sends it to all, and only the main one should answer."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread, where Python lets nobody set handlers
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

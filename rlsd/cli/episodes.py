@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import ResultsWriter
+
+from rlsd.cli.console import warn
+from rlsd.cli.errors import refusal
 
 
 class EpisodeLog(BaseCallback):
@@ -33,9 +37,12 @@ class EpisodeLog(BaseCallback):
     def _on_training_start(self) -> None:
         going_on, seconds = _take_up(self._path, self.num_timesteps)
         # Seconds go on from where the last session ended, so that the curve has no gap and no step back.
-        self._zero = time.time() - seconds
-        header: dict[str, float | str] = {"t_start": self._zero, "env_id": self._env_id}
-        self._writer = ResultsWriter(str(self._path), header, extra_keys=("step",), override_existing=not going_on)
+        self._zero = time.monotonic() - seconds
+        header: dict[str, float | str] = {"t_start": time.time() - seconds, "env_id": self._env_id}
+        try:
+            self._writer = ResultsWriter(str(self._path), header, extra_keys=("step",), override_existing=not going_on)
+        except OSError as error:
+            self._give_up(error)
 
     def _on_step(self) -> bool:
         for info in self.locals.get("infos", ()):
@@ -58,15 +65,23 @@ class EpisodeLog(BaseCallback):
 
     def _write(self, episode: dict[str, Any], step: int) -> None:
         if self._writer is not None:
-            seconds = round(time.time() - self._zero, 6)
+            seconds = round(time.monotonic() - self._zero, 6)
             row = {"r": float(episode["r"]), "l": int(episode["l"]), "t": seconds, "step": step}
-            self._writer.write_row(row)
+            try:
+                self._writer.write_row(row)
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        warn(f"{self._path} can no longer be written, and training goes on without it: {refusal(error)}")
+        with suppress(OSError):
+            self.close()
 
     def close(self) -> None:
         """Close the file. SB3 does not say when training ends by an exception, so this is for a ``finally``."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
 
 def _take_up(path: Path, step: int) -> tuple[bool, float]:

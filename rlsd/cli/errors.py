@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
     """A wrong input. The command line prints its message as one line and exits with code 2."""
+
+
+class MachineError(Exception):
+    """The machine refused something, such as room on its disk. One line, and exit code 1."""
+
+
+#: What a machine refuses whatever is asked of it, by the numbers that this system has for that.
+_REFUSALS = {
+    getattr(errno, name)
+    for name in (
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EROFS",
+        "EIO",
+        "ESTALE",
+        "ENODEV",
+        "EMFILE",
+        "ENFILE",
+        "ENOMEM",
+        "EAGAIN",
+    )
+    if hasattr(errno, name)
+}
+#: How the errors of libraries that are written in Rust end.
+_RUST = re.compile(r"\(os error (\d+)\)")
 
 
 def nearest(name: str, known: Iterable[str], show: int = 3) -> str:
@@ -29,6 +58,27 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     # str(KeyError("x")) is "'x'": without its type nobody would know what went wrong.
     return text if text and not isinstance(error, KeyError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def refusal(error: BaseException) -> str | None:
+    """Return in one line what the machine refused, where ``error`` was raised because of that; else None.
+
+    Libraries raise errors of their own where a file cannot be written, in the midst of handling the system's.
+    """
+    if isinstance(error, OSError):
+        return _described(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _REFUSALS:
+            return _described(cause)
+        if (found := _RUST.search(str(cause))) and int(found[1]) in _REFUSALS:
+            return os.strerror(int(found[1]))
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _described(error: OSError) -> str:
+    return f"{error.strerror}: {error.filename}" if error.strerror and error.filename else one_line(error)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from rlsd.speed.standing_in import standing_in
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
+
+#: Steps of an evaluation's episode after which its return so far is taken: an environment may have no end.
+#: Atari's limit is 27,000, the longest of the usual ones.
+LONGEST_EPISODE = 30_000
 
 #: Fewer say little: for a return that scatters by s, the mean of 20 scatters by s / 4.5.
 FINAL_EPISODES = 20
@@ -38,10 +43,30 @@ class Score:
         return f"{self.mean:.2f} ± {self.std:.2f} over {self.episodes} episodes"
 
 
+def cut_endless(evaluation: dict[str, Any], _: Any = None) -> None:
+    """End an episode that does not end, in the eyes of SB3's ``evaluate_policy``, whose callback this is."""
+    number = evaluation["i"]
+    length = int(evaluation["current_lengths"][number])
+    if length >= LONGEST_EPISODE and not evaluation["done"]:
+        evaluation["dones"][number] = evaluation["done"] = True
+        evaluation["info"]["episode"] = {"r": float(evaluation["current_rewards"][number]), "l": length}
+        _warn_of_endless()
+
+
+@cache
+def _warn_of_endless() -> None:
+    warn(
+        f"An episode of an evaluation was cut off after {LONGEST_EPISODE:,} steps, with its return so far: the "
+        "environment has no end of its own. Register it with max_episode_steps."
+    )
+
+
 def evaluate(agent: BaseAlgorithm, env: VecEnv, episodes: int) -> Score:
     """Run ``episodes`` episodes of the agent's most likely actions."""
     with standing_in(agent.policy, lean_methods(agent.policy)):
-        returns, _ = evaluate_policy(agent, env, n_eval_episodes=episodes, return_episode_rewards=True)
+        returns, _ = evaluate_policy(
+            agent, env, n_eval_episodes=episodes, return_episode_rewards=True, callback=cut_endless
+        )
     return Score(float(np.mean(returns)), float(np.std(returns)), np.size(returns))
 
 
@@ -103,6 +128,10 @@ class Evaluation(EvalCallback):
             statistics.save(str(self._folder.best_statistics))
         self._announce(self.num_timesteps, self.last_mean_reward)
         return going_on
+
+    def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        cut_endless(locals_)
+        super()._log_success_callback(locals_, globals_)
 
     def _take_up(self, step: int) -> None:
         """Read the evaluations up to ``step`` that an earlier session of this run wrote."""

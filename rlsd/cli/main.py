@@ -1,17 +1,25 @@
-"""``rlsd``: finds the command, and turns wrong input into one line and exit code 2."""
+"""``rlsd``: finds the command, and turns what can go wrong outside it into one line and an exit code."""
 
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import multiprocessing.popen_fork
+import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from rlsd.cli.console import say, warn
-from rlsd.cli.errors import UserError, choices
+from rlsd.cli.console import say, swallow_failures, warn
+from rlsd.cli.errors import MachineError, UserError, choices, refusal
+from rlsd.cli.interrupt import interrupt, on_signals
 from rlsd.version import __version__
+from rlsd_envs.lifeline import SIGNALS, guard
 
+EXIT_REFUSED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -31,7 +39,9 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS, program: str = "rlsd") -> int:
-    """Run one command and return its exit code: 0 done, 2 wrong input, 130 stopped by Ctrl-C.
+    """Run one command and return its exit code.
+
+    0: done; 1: the machine refused something, such as room on its disk; 2: wrong input; 130: stopped by a signal.
 
     :param argv: the words after the program; those of this process by default.
     :param commands: the subcommands by name.
@@ -39,15 +49,53 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = CO
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words, commands, program)
-    except UserError as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        warn(f"error: {error}")
-        return EXIT_USER_ERROR
+        with on_signals(interrupt):
+            return _dispatch(words, commands, program)
     except KeyboardInterrupt:
         warn("stopped")
         return EXIT_INTERRUPTED
+    except Exception as error:
+        said = str(error) if isinstance(error, (UserError, MachineError)) else refusal(error)
+        if said is None:
+            raise
+        if "--debug" in words:
+            traceback.print_exc()
+        warn(f"error: {said}")
+        return EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_REFUSED
+
+
+def run_program(run: Callable[[], int]) -> int:
+    """Run a command as all that this process does, and return its exit code.
+
+    :param run: calls :func:`main`.
+    """
+    swallow_failures()
+    _leave_disk_errors_to_those_who_wrote()
+    # A worker that ignores what Python's own `terminate` sends would be waited for without end.
+    multiprocessing.popen_fork.Popen.terminate = multiprocessing.popen_fork.Popen.kill  # type: ignore[method-assign]
+    guard(os.getpid())
+    try:
+        return run()
+    finally:
+        for number in SIGNALS:  # nothing is left to be stopped
+            signal.signal(number, signal.SIG_IGN)
+        for child in multiprocessing.active_children():
+            child.kill()
+
+
+def _leave_disk_errors_to_those_who_wrote() -> None:
+    """Print no traceback where a thread or a finalizer meets a full disk, too: whoever wrote says it."""
+    unraisable, unhandled = sys.unraisablehook, threading.excepthook
+
+    def quiet_unraisable(found: sys.UnraisableHookArgs) -> None:
+        if not isinstance(found.exc_value, OSError):
+            unraisable(found)
+
+    def quiet_unhandled(found: threading.ExceptHookArgs) -> None:
+        if not isinstance(found.exc_value, OSError):
+            unhandled(found)
+
+    sys.unraisablehook, threading.excepthook = quiet_unraisable, quiet_unhandled
 
 
 def _dispatch(words: list[str], commands: Mapping[str, Command], program: str) -> int:
@@ -68,7 +116,3 @@ def _help(commands: Mapping[str, Command], program: str) -> str:
     lines = [f"  {name:<10} {command.summary}" for name, command in commands.items()]
     head = [f"usage: {program} [--version] COMMAND ...", "", "Self-distillation for Stable-Baselines3 agents.", ""]
     return "\n".join([*head, *lines, "", f"{program} COMMAND --help says what a command takes."])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

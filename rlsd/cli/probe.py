@@ -31,9 +31,11 @@ def make(env_id: str, n_envs: int, kind: str, seed: int, env_kwargs: Mapping[str
     :raises UserError: when there is no such environment, or it does not take these arguments.
     """
     from rlsd_envs import UnknownEnvironment, make_vec_env
+    from rlsd_envs.lifeline import sheltered
 
     try:
-        return make_vec_env(env_id, n_envs=n_envs, backend=kind, seed=seed, env_kwargs=dict(env_kwargs))
+        with sheltered():  # an environment may start worker processes of its own
+            return make_vec_env(env_id, n_envs=n_envs, backend=kind, seed=seed, env_kwargs=dict(env_kwargs))
     except UnknownEnvironment as error:
         raise UserError(str(error)) from error
     except Exception as error:

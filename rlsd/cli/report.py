@@ -166,12 +166,16 @@ def _found(program: str) -> str | None:
     return os.path.relpath(beside) if beside.exists() else None
 
 
-def say_stopped(session: Session, end: End) -> None:
+def say_stopped(session: Session) -> None:
     """Tell how far the run came, and how to go on."""
-    warn(f"Training {end.value}: step {session.agent.num_timesteps:,} of {session.plan.n_timesteps:,}.")
-    if end is End.SAVED or any(session.folder.checkpoints.glob("[0-9]*")):
-        found = _found("rlsd")
-        program = [sys.executable, "-m", "rlsd.cli.main"] if found is None else [found]
-        warn(f"Go on with: {command(['--resume', str(session.folder.root)], program)}")
-    else:
-        warn("There is no checkpoint yet to go on from.")
+    warn(f"Training {session.end.value}: step {session.agent.num_timesteps:,} of {session.plan.n_timesteps:,}.")
+    warn(going_on(session))
+
+
+def going_on(session: Session) -> str:
+    """Return the command by which the run goes on."""
+    if session.end is not End.SAVED and not any(session.folder.checkpoints.glob("[0-9]*")):
+        return "There is no checkpoint yet to go on from."
+    found = _found("rlsd")
+    program = [sys.executable, "-m", "rlsd_program"] if found is None else [found]
+    return f"Go on with: {command(['--resume', str(session.folder.root)], program)}"

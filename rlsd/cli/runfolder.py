@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ except ImportError:  # Windows
 
 
 def file_name(env_id: str) -> str:
-    """Return ``env_id`` as a file name, the way rl_zoo3 writes it: ``ALE/Pong-v5`` is ``ALE-Pong-v5``."""
-    return env_id.replace("/", "-")
+    """Return ``env_id`` as a file name, the way rl_zoo3 writes it: ``ALE/Pong-v5`` is ``ALE-Pong-v5``.
+
+    What Windows takes in no name, such as the colon after a module, becomes a dash too.
+    """
+    return re.sub(r'[<>:"/\\|?*]', "-", env_id)
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,12 @@ class RunFolder:
 
     :param root: ``LOGS/ALGO/ENV_NUMBER``.
     :param env_name: the environment's id as a file name.
+    :param above: the folders above it that were made for it, the deepest first.
     """
 
     root: Path
     env_name: str
+    above: tuple[Path, ...] = field(default=(), compare=False)
 
     @classmethod
     def create(cls, log_folder: Path, algo: str, env_id: str) -> RunFolder:
@@ -46,6 +51,7 @@ class RunFolder:
         """
         name = file_name(env_id)
         parent = log_folder / algo
+        above = tuple(place for place in (parent, *parent.parents) if not place.exists())
         try:
             parent.mkdir(parents=True, exist_ok=True)
             number = 1 + max([0, *_numbers(parent, name)])
@@ -55,7 +61,7 @@ class RunFolder:
                     break
                 except FileExistsError:  # another run took the number since we looked
                     number += 1
-            folder = cls(parent / f"{name}_{number}", name)
+            folder = cls(parent / f"{name}_{number}", name, above)
             folder.params.mkdir()
         except OSError as error:
             raise _unwritable(log_folder, error) from error
@@ -197,9 +203,9 @@ class RunFolder:
         os.replace(partial, path)
 
     def discard(self) -> None:
-        """Remove the folder of a run that never began, and the folders above it that are empty without it."""
+        """Remove the folder of a run that never began, and the folders above it that were made for it, where empty."""
         shutil.rmtree(self.root, ignore_errors=True)
-        for above in (self.root.parent, self.root.parent.parent):
+        for above in self.above:
             try:
                 above.rmdir()
             except OSError:  # something else is in it

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
-from stable_baselines3.common.logger import TensorBoardOutputFormat
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 import rlsd
 from rlsd.cli import saving
@@ -20,26 +20,11 @@ from rlsd.cli.evaluation import FINAL_EPISODES, Evaluation, Score, evaluate
 from rlsd.cli.interrupt import stop_on_signals
 from rlsd.cli.plan import Plan
 from rlsd.cli.runfolder import RunFolder
+from rlsd.cli.scalars import ForgetLostSteps, new_logger
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
-
-
-class ForgetLostSteps(BaseCallback):
-    """Has TensorBoard forget what a run that was killed had logged after its checkpoint: it will be logged again."""
-
-    def _on_training_start(self) -> None:
-        for output in self.logger.output_formats:
-            if isinstance(output, TensorBoardOutputFormat):
-                writer: Any = output.writer.file_writer
-                # Twice: TensorBoard takes the first it reads of a run for its beginning, and forgets nothing.
-                for _ in range(2):
-                    start = Event(step=self.num_timesteps + 1, session_log=SessionLog(status=SessionLog.START))
-                    writer.add_event(start)
-
-    def _on_step(self) -> bool:
-        return True
 
 
 class End(Enum):
@@ -59,6 +44,7 @@ class Session:
     :param folder: where to write.
     :param agent: new, or as the checkpoint held it.
     :param resumed: whether the run went on before this session.
+    :ivar end: how it would have ended if a signal ended it now.
     """
 
     plan: Plan
@@ -67,6 +53,7 @@ class Session:
     resumed: bool
     seconds: float = 0.0
     best: float | None = None
+    end: End = End.CUT
     _open: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -81,12 +68,21 @@ class Session:
 
     def learn(self) -> End:
         """Train to the planned number of steps, or until a signal says stop. Saves the agent in either case."""
-        try:
-            end = self._train()
-            self._save(end)
-        except KeyboardInterrupt:
-            return End.CUT
-        return end
+        every, keep = saving.save_every(self.plan, self.agent), saving.keep(self.agent)
+        checkpoints = rlsd.Checkpoints(self.folder.checkpoints, every=every, keep=keep)
+        with suppress(KeyboardInterrupt), stop_on_signals(checkpoints.request_stop) as asked:
+            try:
+                self._train(checkpoints)
+            except rlsd.Stopped:
+                self.end = End.SAVED
+                self._save()
+            else:
+                self._save()
+                self._save_end()
+                self.end = End.UNEVALUATED
+                if not asked():
+                    return End.DONE
+        return self.end
 
     def score(self) -> Score:
         """Evaluate the agent as it is at the end, in episodes that no other evaluation saw."""
@@ -97,26 +93,23 @@ class Session:
         finally:
             env.close()
 
-    def _train(self) -> End:
-        every, keep = saving.save_every(self.plan, self.agent), saving.keep(self.agent)
-        checkpoints = rlsd.Checkpoints(self.folder.checkpoints, every=every, keep=keep)
+    def _train(self, checkpoints: rlsd.Checkpoints) -> None:
+        """Train, to the end or until ``checkpoints`` raises :class:`rlsd.Stopped`."""
         callbacks = [checkpoints, *self._watchers()]
         saving.say_size(self.plan, self.agent, self.folder.root)
+        name, anew = self.plan.algorithm.__name__, not self.resumed
+        self.agent.set_logger(new_logger(self.agent, name, anew))
         started = time.perf_counter()
         try:
-            with stop_on_signals(checkpoints.request_stop):
-                self.agent.learn(
-                    self.plan.n_timesteps - self.first_step,
-                    callback=callbacks,
-                    tb_log_name=self.plan.algorithm.__name__,
-                    reset_num_timesteps=not self.resumed,
-                )
-        except rlsd.Stopped:
-            return End.SAVED
+            self.agent.learn(
+                self.plan.n_timesteps - self.first_step,
+                callback=callbacks,
+                tb_log_name=name,
+                reset_num_timesteps=anew,
+            )
         finally:
             self.seconds = time.perf_counter() - started
             self._close(callbacks)
-        return End.DONE
 
     def _watchers(self) -> list[BaseCallback]:
         plan = self.plan
@@ -144,26 +137,27 @@ class Session:
 
     def _close(self, callbacks: list[BaseCallback]) -> None:
         """Close what SB3 leaves open when training ends by an exception, and what we opened."""
+        closers: list[Callable[[], Any]] = [thing.close for thing in self._open]
         for callback in callbacks:
             if isinstance(callback, EpisodeLog):
-                callback.close()
+                closers.append(callback.close)
             elif isinstance(callback, ProgressBarCallback) and getattr(callback, "pbar", None) is not None:
-                callback.pbar.close()
+                closers.append(callback.pbar.close)
             elif isinstance(callback, Evaluation) and callback.evaluations_results:
                 self.best = float(callback.best_mean_reward)
-        for thing in self._open:
-            thing.close()
-        if getattr(self.agent, "_logger", None) is not None:  # else training ended before it had one
-            self.agent.logger.close()
+        for close in (*closers, self.agent.logger.close):
+            with suppress(OSError):  # what cannot be written any more has been told
+                close()
 
-    def _save(self, end: End) -> None:
+    def _save(self) -> None:
         self.agent.save(self.folder.final_agent)
         statistics = self.agent.get_vec_normalize_env()
         if statistics is not None:
             statistics.save(str(self.folder.statistics))
-        if end is End.DONE:
-            # The last rollout ends past the last checkpoint; a larger -n should go on from here.
-            last = self.folder.checkpoints / str(self.agent.num_timesteps)
-            saving.prune(self.folder.checkpoints, rlsd.save_checkpoint(self.agent, last), self.agent)
-            if not self.folder.best_agent.exists():  # no evaluation took place: there is no better one
-                self.agent.save(self.folder.best_agent)
+
+    def _save_end(self) -> None:
+        # The last rollout ends past the last checkpoint; a larger -n should go on from here.
+        last = self.folder.checkpoints / str(self.agent.num_timesteps)
+        saving.prune(self.folder.checkpoints, rlsd.save_checkpoint(self.agent, last), self.agent)
+        if not self.folder.best_agent.exists():  # no evaluation took place: there is no better one
+            self.agent.save(self.folder.best_agent)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlsd.cli.console import say
-from rlsd.cli.errors import UserError, blame_input
+from rlsd.cli.errors import MachineError, UserError, blame_input, refusal
+from rlsd.cli.interrupt import ignore, on_signals
 from rlsd.cli.options import TrainOptions, parse
 from rlsd.cli.runfolder import RunFolder
 
@@ -94,23 +95,31 @@ def _go_on(folder: RunFolder, argv: Sequence[str]) -> int:
 
 
 def _run(session: Session, record: Record) -> int:
-    from rlsd.cli.report import say_end, say_stopped, write_results
+    from rlsd.cli.report import going_on, say_end, say_stopped, write_results
     from rlsd.cli.session import End
 
+    score = None
     try:
         end = session.learn()
         record.end(session, end)
-        if end is not End.DONE:
-            say_stopped(session, end)
-            return EXIT_INTERRUPTED
-        score = session.score()
+        if end is End.DONE:
+            score = session.score()
     except KeyboardInterrupt:
-        say_stopped(session, End.UNEVALUATED)
-        return EXIT_INTERRUPTED
+        pass
+    except Exception as error:
+        said = refusal(error)
+        if said is None:
+            raise
+        raise MachineError(f"{said}. {going_on(session)}") from error
     finally:
-        session.env.close()
-    write_results(session, record, score)
-    say_end(session, record, score)
+        with on_signals(ignore):
+            session.env.close()
+    with on_signals(ignore):
+        if score is None:
+            say_stopped(session)
+            return EXIT_INTERRUPTED
+        write_results(session, record, score)
+        say_end(session, record, score)
     return 0
 
 

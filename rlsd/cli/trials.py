@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +26,7 @@ from rlsd.cli.errors import UserError, blame_input
 from rlsd.cli.main import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from rlsd.cli.options import TrainOptions
 from rlsd.cli.runfolder import RunFolder, file_name
+from rlsd_envs.lifeline import guard
 
 if TYPE_CHECKING:
     from rlsd.cli.plan import Plan
@@ -31,6 +35,9 @@ T = TypeVar("T")
 
 #: Seconds after which the main thread sees a signal that came at the wrong moment.
 _LOOK_UP = 0.2
+
+#: Seconds that a training gets to end when it is to stop at once, and to save when this process was killed.
+_PATIENCE, _PATIENCE_WITHOUT_US = 10.0, 60.0
 
 #: The last episodes of training that are averaged: how well the policy does while it explores.
 TRAINING_EPISODES = 100
@@ -166,11 +173,14 @@ class Launcher:
 
     def __init__(self) -> None:
         self.stopping = False
+        self._kill_at = math.inf
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def stop(self) -> None:
-        """Ask the running processes to stop, and start no more. Asked again, they stop at once."""
+        """Ask the running processes to stop, and start no more. Asked again, they stop at once, or are killed."""
+        if self.stopping:
+            self._kill_at = time.monotonic() + _PATIENCE
         self.stopping = True
         with self._lock:
             for process in self._running:
@@ -197,11 +207,19 @@ class Launcher:
                     start_new_session=True,
                 )
                 self._running.add(process)
+            guard(process.pid, _PATIENCE_WITHOUT_US)
             try:
-                return process.wait()
+                return self._end_of(process)
             finally:
                 with self._lock:
                     self._running.discard(process)
+
+    def _end_of(self, process: subprocess.Popen[bytes]) -> int:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(_LOOK_UP)
+            if time.monotonic() > self._kill_at:
+                process.kill()
 
 
 def as_finished(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
@@ -231,7 +249,7 @@ class Trainer(Launcher):
 
     def _launch(self, trial: Trial, words: tuple[str, ...]) -> int:
         """Run ``rlsd train`` to its end, and return its exit code."""
-        return self.run(("-m", "rlsd.cli.main", "train", *words), trial.log)
+        return self.run(("-m", "rlsd_program", "train", *words), trial.log)
 
 
 def training_return(monitor: Path) -> float | None:

@@ -1,14 +1,17 @@
 """Evaluation during training, and at the end."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3 import A2C
 
+import rlsd.cli.evaluation
 from rlsd.cli.environments import evaluation_env, training_env
 from rlsd.cli.evaluation import Evaluation, evaluate
 from rlsd.cli.options import TrainOptions
 from rlsd.cli.plan import plan_new
 from rlsd.cli.runfolder import RunFolder
+from rlsd_envs import make_vec_env
 
 
 @pytest.fixture
@@ -75,3 +78,36 @@ def test_the_score_counts_every_episode(parts):
     assert score.episodes == 20, "episodes"
     assert 1 <= score.mean <= 500, "CartPole's range"
     assert "over 20 episodes" in str(score), "for people"
+
+
+@pytest.mark.parametrize("kind", ["dummy", pytest.param("subproc", marks=pytest.mark.slow), "gymnasium"])
+def test_an_episode_without_end_is_cut_off_and_said(parts, monkeypatch, capsys, kind):
+    _, agent, folder = parts
+    monkeypatch.setattr(rlsd.cli.evaluation, "LONGEST_EPISODE", 30)
+    rlsd.cli.evaluation._warn_of_endless.cache_clear()
+    env = make_vec_env(Endless, 2, kind, seed=0)
+    try:
+        score = evaluate(agent, env, 5)
+        assert (score.mean, score.episodes) == (30.0, 5), "not the return so far"
+        announced = []
+        agent.learn(200, callback=Evaluation(env, folder, 100, 3, 7, lambda step, mean: announced.append(mean)))
+        assert announced == [30.0, 30.0], "evaluations during training"
+        assert [len(successes) for successes in stored(folder)["successes"]] == [3, 3], "successes"
+        said = capsys.readouterr().err
+        assert said.count("cut off after 30 steps") == 1, f"it is to be said once: {said}"
+    finally:
+        env.close()
+
+
+class Endless(gym.Env):
+    """A reward of 1 a step, and no last step."""
+
+    def __init__(self):
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(4, np.float32), 1.0, False, False, {"is_success": False}

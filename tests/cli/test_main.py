@@ -1,12 +1,11 @@
 """``rlsd`` itself."""
 
-import os
-import sys
+import errno
 
 import pytest
+from safetensors import SafetensorError
 
 import rlsd
-from rlsd.cli.console import say, warn
 from rlsd.cli.errors import UserError
 from rlsd.cli.main import COMMANDS, main
 
@@ -54,13 +53,34 @@ def test_ctrl_c_before_training_is_no_traceback(capsys, monkeypatch):
     assert capsys.readouterr().err == "stopped\n", "message"
 
 
-@pytest.mark.parametrize(("speak", "name"), [(say, "stdout"), (warn, "stderr")])
-def test_a_reader_that_has_gone_stops_nothing(monkeypatch, speak, name):
-    reader, writer = os.pipe()
-    with os.fdopen(writer, "w") as stream:
-        monkeypatch.setattr(sys, name, stream)
-        speak("heard")
-        assert os.read(reader, 100) == b"heard\n", "while somebody reads"
-        os.close(reader)
-        speak("unheard")
-        speak("unheard")
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "logs/a.zip"),
+        OSError(errno.EROFS, "Read-only file system", "logs"),
+        OSError(errno.EMFILE, "Too many open files"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "logs/gone"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=repr,
+)
+def test_what_the_machine_refuses_is_one_line_and_exit_code_1(capsys, monkeypatch, error):
+    def fail(words):
+        raise error
+
+    monkeypatch.setattr("rlsd.cli.train.run", fail)
+    assert main(["train"]) == 1, "exit code"
+    said = capsys.readouterr().err
+    assert said.startswith("error: "), said
+    assert said.count("\n") == 1, f"more than one line: {said}"
+    assert main(["train", "--debug"]) == 1, "exit code"
+    assert "Traceback" in capsys.readouterr().err, "no traceback where it was asked for"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    def fail(words):
+        raise TypeError("a mistake")
+
+    monkeypatch.setattr("rlsd.cli.train.run", fail)
+    with pytest.raises(TypeError, match="a mistake"):
+        main(["train"])

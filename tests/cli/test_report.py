@@ -18,8 +18,9 @@ def going_on(capsys):
         agent=SimpleNamespace(num_timesteps=512),
         plan=SimpleNamespace(n_timesteps=1024),
         folder=SimpleNamespace(root=Path("logs/my runs/A-v0_1")),
+        end=End.SAVED,
     )
-    say_stopped(session, End.SAVED)
+    say_stopped(session)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("Go on with: "), last
     return shlex.split(last.removeprefix("Go on with: "))
@@ -51,7 +52,7 @@ def test_a_stopped_run_goes_on_with_the_program_beside_python(folder, monkeypatc
 
 
 def test_a_stopped_run_goes_on_with_python_itself_where_there_is_no_program(folder, monkeypatch, capsys):
-    assert going_on(capsys) == [sys.executable, "-m", "rlsd.cli.main", *RESUME]
+    assert going_on(capsys) == [sys.executable, "-m", "rlsd_program", *RESUME]
     monkeypatch.undo()
-    done = subprocess.run([sys.executable, "-m", "rlsd.cli.main", "--version"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "rlsd_program", "--version"], capture_output=True, text=True)
     assert done.stdout.startswith("rlsd "), done.stderr

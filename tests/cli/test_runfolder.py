@@ -35,6 +35,22 @@ def test_discarding_leaves_nothing_behind_and_nothing_else_out(tmp_path):
     assert kept.root.exists(), "another run was removed"
 
 
+@pytest.mark.parametrize("before", ["", "logs", "logs/ppo", "logs/deep"])
+def test_discarding_leaves_a_folder_that_was_there_before(tmp_path, before):
+    (tmp_path / before).mkdir(parents=True, exist_ok=True)
+    logs = tmp_path / ("logs/deep/er" if before == "logs/deep" else "logs")
+    there = sorted(tmp_path.rglob("*"))
+    RunFolder.create(logs, "ppo", "A-v0").discard()
+    assert sorted(tmp_path.rglob("*")) == there, "it is not as it was"
+
+
+@pytest.mark.parametrize("id", ["my_module:My-v0", "a.b:ns/My-v0", 'a<b>c"d|e?f*-v0', "back\\slash-v0"])
+def test_no_name_that_a_file_system_refuses(tmp_path, id):
+    folder = RunFolder.create(tmp_path, "ppo", id)
+    names = [path.name for path in (folder.root, folder.params, folder.final_agent)]
+    assert not set('<>:"/\\|?*') & set("".join(names)), names
+
+
 def test_a_run_is_found_by_path_below_the_logs_and_by_number(tmp_path):
     made = RunFolder.create(tmp_path, "ppo", "A-v0")
     made.write_yaml("args.yml", {})

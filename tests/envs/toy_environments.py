@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
 import time
 
 import gymnasium as gym
@@ -71,6 +73,22 @@ class Faulty(Counter):
             if self.fault == "die":
                 os._exit(7)
             time.sleep(10_000)
+        return super().step(action)
+
+
+class Starter(Counter):
+    """Starts a program of its own, as a simulator would be; with action 2 it hangs and lets no other thread run."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.program = subprocess.Popen(["sleep", "10000"])
+
+    def family(self) -> tuple[int, int]:
+        return os.getpid(), self.program.pid
+
+    def step(self, action):
+        if action == 2:
+            ctypes.PyDLL(None).sleep(10_000)
         return super().step(action)
 
 
