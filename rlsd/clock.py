@@ -1,24 +1,39 @@
-"""Environment steps through several calls of ``learn()``, each of which may count them anew."""
+"""Environment steps through all calls of ``learn()``, each of which may count them anew."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 
-class Clock:
-    """Notices when ``learn()`` has begun to count an agent's environment steps anew."""
+class StepCounter:
+    """An agent's environment steps, added up through all calls of ``learn()``.
+
+    The distiller of an agent has one and hands it to all who count steps. It begins with those that the agent has made.
+    """
 
     def __init__(self) -> None:
-        #: The agent's environment steps when it was last looked at.
-        self.seen = 0
-        self._learn: float | None = None  # which learn() that was, by the time at which it began
+        self._total = 0
+        self._seen = 0  # SB3's count when it was last looked at
 
-    def restarted(self, agent: BaseAlgorithm) -> bool:
-        """Look at the agent, and tell whether its steps were counted anew since the last look."""
-        before, self.seen = self.seen, agent.num_timesteps
-        learn, self._learn = self._learn, agent.start_time
-        return self._learn != learn and agent._num_timesteps_at_start < before
+    def steps(self, agent: BaseAlgorithm) -> int:
+        """Return the agent's steps by now. None were made where its count was set back since the last look."""
+        now = agent.num_timesteps
+        self._total += max(now - self._seen, 0)
+        self._seen = now
+        return self._total
 
-    def load(self, agent: BaseAlgorithm, seen: int) -> None:
-        """Take up the steps that were seen last."""
-        self.seen, self._learn = seen, agent.start_time
+    def rebase(self, agent: BaseAlgorithm) -> None:
+        """Take note that SB3's count was set to another number, and not by steps."""
+        self._seen = agent.num_timesteps
+
+    def state(self) -> dict[str, Any]:
+        """Return where it stands, as plain data."""
+        return {"total": self._total, "seen": self._seen}
+
+    def load(self, agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+        """Load what :meth:`state` returned."""
+        self._total, seen = int(state["total"]), int(state["seen"])
+        self._seen = seen if seen <= agent.num_timesteps else 0  # saved by a learn() that had just begun anew

@@ -19,6 +19,7 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
 from rlsd.actors import actor_for, algorithm_name
+from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
 from rlsd.deposit import Deposit
 from rlsd.divergences import Divergence
@@ -26,6 +27,7 @@ from rlsd.monitoring import Figures
 from rlsd.observations import as_items
 from rlsd.penalty import CriticPart, Penalty
 from rlsd.replay import Replay
+from rlsd.returns import Episodes
 from rlsd.sources import EvaluationSource, Source, Watched, source_for
 from rlsd.states import States, StateStore
 from rlsd.strength import Dial, Strength
@@ -52,7 +54,10 @@ class Distiller:
         self.config = config
         self._policy = agent.policy
         self.actor = actor_for(agent)
+        #: The agent's environment steps and its episodes, through all calls of ``learn()``.
+        self.clock, self.ended = StepCounter(), Episodes()
         self.teacher = config.teacher.build(self.actor)
+        self.teacher.clock, self.teacher.ended = self.clock, self.ended
         self.teacher.wants = wants = _wants(config.divergence, config.strength)
         if wants.value and not self.actor.has_values:
             raise TypeError(
@@ -77,7 +82,7 @@ class Distiller:
         self.stores = config.timing.replays or type(self.teacher).study is not Teacher.study
         self.source = source_for(agent, self.actor)
         self.replay = Replay(store, self.actor.family.size, wants)
-        self.strength = Dial(config.strength)
+        self.strength = Dial(config.strength, self.clock, self.ended)
         self.monitor = Figures(agent.device)
         self.penalty = Penalty(
             self.actor,
@@ -114,9 +119,15 @@ class Distiller:
         """Tell whether the agent still has the policy that this was made for, compiled or not."""
         return getattr(agent.policy, "_orig_mod", agent.policy) is getattr(self._policy, "_orig_mod", self._policy)
 
-    def recorder(self, agent: BaseAlgorithm) -> BaseCallback | None:
-        """Return the callback that must watch the coming rollout, None when none must."""
-        return self.source.recorder(agent)
+    def recorders(self, agent: BaseAlgorithm) -> list[BaseCallback]:
+        """Return the callbacks that must watch the coming rollout."""
+        wanted = (self.source.recorder(agent), self.ended.recorder(agent))
+        return [recorder for recorder in wanted if recorder is not None]
+
+    def look(self, agent: BaseAlgorithm) -> None:
+        """Bring the steps and episodes up to date; before each update, and before SB3 forgets them."""
+        self.clock.steps(agent)
+        self.ended.look(agent)
 
     @contextmanager
     def armed(self, agent: BaseAlgorithm) -> Iterator[None]:
@@ -173,6 +184,7 @@ class Distiller:
     def _begin(self, agent: BaseAlgorithm) -> bool:
         """Bring states, teacher and strength up to date, and tell whether the coming update is to be penalised."""
         with self.monitor.timed():
+            self.look(agent)
             new = self._collect(agent)
             refreshed = self.teacher.refresh(agent)
             if self.teacher.ready:
@@ -262,6 +274,8 @@ class Distiller:
     def state(self) -> dict[str, Any]:
         """Return the rest of the state as plain data."""
         return {
+            "clock": self.clock.state(),
+            "ended": self.ended.state(),
             "penalty": self.penalty.state(),
             "source": self.source.state(),
             "family": self.actor.family.state(),
@@ -281,6 +295,7 @@ class Distiller:
             part, _, rest = name.partition("/")
             parts.setdefault(part, {})[rest] = tensor
         try:
+            self._load_life(agent, state)
             self.teacher.load(agent, parts["teacher"], state["teacher"])
             self.replay.load(parts["replay"], state["replay"])
             self._check_states(agent)
@@ -293,6 +308,15 @@ class Distiller:
         except (KeyError, TypeError, RuntimeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the saved distillation state does not fit this agent: {reason}") from error
+
+    def _load_life(self, agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+        if "clock" in state:
+            self.clock.load(agent, state["clock"])
+            self.ended.load(agent, state["ended"])
+        else:  # saved when everyone counted for himself, all by SB3's count and its latest episodes
+            seen = state["teacher"]["seen"]
+            self.clock.load(agent, {"total": seen, "seen": seen})
+            self.ended.look(agent)
 
     def _check_states(self, agent: BaseAlgorithm) -> None:
         """Raise when the states taken up are none of this agent's."""

@@ -16,9 +16,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor, algorithm_name
+from rlsd.clock import StepCounter
 from rlsd.config import Answer, checked_number, number
 from rlsd.distributions import Family, Point
-from rlsd.returns import EPISODES, FEWEST, smoothed_return
+from rlsd.returns import EPISODES, FEWEST, Episodes
 
 
 class Situation(NamedTuple):
@@ -42,6 +43,10 @@ class Situation(NamedTuple):
 
 class OpenGate:
     """A gate as it stands in training."""
+
+    #: The agent's environment steps and episodes, through all calls of ``learn()``; there before it is first asked.
+    clock: StepCounter
+    ended: Episodes
 
     def update(self, agent: BaseAlgorithm, refreshed: bool) -> float:
         """Return how far the gate is open for all states, 0..1. Called once before each update.
@@ -69,14 +74,13 @@ class ReturnComparison(OpenGate):
     """
 
     def __init__(self, margin: float, width: float) -> None:
-        self.margin = margin
-        self.width = width
+        self.margin, self.width, self.ended = margin, width, Episodes()
         self.teacher: float | None = None
         self.lowest: float | None = None
         self.highest: float | None = None
 
     def update(self, agent: BaseAlgorithm, refreshed: bool) -> float:  # noqa: D102
-        present = smoothed_return(agent)
+        present = self.ended.smoothed(agent)
         if present is None:
             if refreshed:  # nothing to judge it by yet: the first returns that come will
                 self.teacher = None
@@ -104,12 +108,12 @@ class BehindOpening(OpenGate):
     """Compares the training return with one that the teacher is known to reach."""
 
     def __init__(self, teacher: float, start: float) -> None:
-        self.teacher, self.start = teacher, start
+        self.teacher, self.start, self.ended = teacher, start, Episodes()
         self.open = 1.0
 
     def update(self, agent: BaseAlgorithm, refreshed: bool) -> float:  # noqa: D102
-        present = smoothed_return(agent)
-        if present is not None:  # else as it was: learn() may have begun anew, and SB3 forgotten the episodes
+        present = self.ended.smoothed(agent)
+        if present is not None:
             self.open = min(max((self.teacher - present.mean) / (self.teacher - self.start), 0.0), 1.0)
         return self.open
 

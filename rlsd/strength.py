@@ -14,8 +14,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor, algorithm_name
+from rlsd.clock import StepCounter
 from rlsd.config import Answer, answers, checked_number, choice, integer, number
 from rlsd.gates import Gate, Situation
+from rlsd.returns import Episodes
 from rlsd.timing import Timing
 
 _SHAPES: dict[str, Callable[[float, float, float], float]] = {
@@ -326,12 +328,16 @@ class Dial:
     """The strength of one agent as it stands in training: the schedule's value times its gates.
 
     :param strength: what is wanted.
+    :param clock: the agent's environment steps, for the gates; None for a counter of their own.
+    :param ended: the agent's episodes, likewise.
     """
 
-    def __init__(self, strength: Strength) -> None:
+    def __init__(self, strength: Strength, clock: StepCounter | None = None, ended: Episodes | None = None) -> None:
         self.strength = strength
         self.control = strength.build()
         self.gates = [gate.build() for gate in strength.gates]
+        for made in self.gates:
+            made.clock, made.ended = clock or StepCounter(), ended or Episodes()
         self.per_state = [made for gate, made in zip(strength.gates, self.gates, strict=True) if gate.per_state]
         self.value = 0.0
 

@@ -180,7 +180,14 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 return super().learn(*args, **kwargs)
 
         def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+            distiller, seen = self.distiller, self._last_obs
+            if distiller is not None:
+                distiller.look(self)
             settings = super()._setup_learn(*args, **kwargs)
+            if distiller is not None:
+                distiller.clock.rebase(self)
+                if self._last_obs is not seen:
+                    distiller.ended.begin(self)
             if "_resumed_noise" in self.__dict__:
                 self.action_noise = self.__dict__.pop("_resumed_noise")
             return settings
@@ -188,9 +195,9 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
         def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
             announce_boundary(callback)
             _keep_up(self)
-            recorder = None if self.distiller is None else self.distiller.recorder(self)
-            if recorder is not None:
-                callback = _joined(self, recorder, callback)
+            recorders = [] if self.distiller is None else self.distiller.recorders(self)
+            if recorders:
+                callback = _joined(self, recorders, callback)
             if self.accelerator is None:
                 return super().collect_rollouts(env, callback, *args, **kwargs)
             if self.accelerator.due_to_look(self):
@@ -230,6 +237,8 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
         def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
             """Save as SB3 does, with the distillation's state beside, atomically."""
             _keep_up(self)
+            if self.distiller is not None:
+                self.distiller.look(self)
             plain_save = super().save
             checkpoint.save(self, path, self.distiller, lambda target: plain_save(target, exclude, include))
 
@@ -368,10 +377,10 @@ def _as_trained(agent: BaseAlgorithm) -> AbstractContextManager[None]:
     return nullcontext() if accelerator is None else accelerator.as_trained(agent)
 
 
-def _joined(agent: BaseAlgorithm, first: BaseCallback, then: BaseCallback) -> CallbackList:
-    """Let one callback watch a rollout ahead of the user's, without touching the user's."""
-    joined = CallbackList([first, then])
-    for callback in (joined, first):
+def _joined(agent: BaseAlgorithm, first: list[BaseCallback], then: BaseCallback) -> CallbackList:
+    """Let callbacks watch a rollout ahead of the user's, without touching the user's."""
+    joined = CallbackList([*first, then])
+    for callback in (joined, *first):
         callback.model = agent
         callback.locals, callback.globals = dict(then.locals), then.globals
     return joined

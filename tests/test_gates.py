@@ -74,12 +74,13 @@ def test_a_gate_is_closed_while_no_episode_has_finished():
 
 def test_a_gate_is_closed_until_enough_episodes_have_ended():
     gate = ReturnGate(margin=0.0, width=0.1).build()
-    judged(gate)
-    few = agent(*[10.0] * 19)
+    few = agent(*[0.0] * 19)
     few._stats_window_size = 100
     assert gate.update(few, refreshed=False) == 0.0
-    few.ep_info_buffer.append({"r": 10.0})
-    assert gate.update(few, refreshed=False) == 1.0
+    assert gate.teacher is gate.lowest is None
+    few.ep_info_buffer.append({"r": 0.0})
+    gate.update(few, refreshed=False)
+    assert gate.teacher == gate.lowest == 0.0
 
 
 @pytest.mark.parametrize("remembered", [1, 2, FEWEST - 1])
@@ -111,10 +112,18 @@ def test_a_gate_opens_again_when_the_student_falls_behind_again():
     assert found == pytest.approx([0.5, 0.0, 35 / 110 / 0.5])
 
 
-def test_a_teacher_taken_while_no_episode_is_remembered_is_not_judged_by_an_older_ones_return():
+def test_a_teacher_taken_before_enough_episodes_have_ended_is_judged_by_the_first_returns_that_come():
+    gate = ReturnGate(margin=0.0, width=1.0).build()
+    gate.update(agent(), refreshed=True)
+    assert gate.update(agent(40.0), refreshed=False) == 0.0
+    assert gate.teacher == 40.0
+
+
+def test_returns_are_remembered_when_learn_begins_anew_and_sb3_forgets_them():
     gate = judged(ReturnGate(margin=0.0, width=1.0).build())
-    gate.update(agent(), refreshed=True)  # learn() began anew: SB3 forgets the episodes
-    assert gate.update(agent(40.0), refreshed=False) == 0.0, "compared with a teacher that is gone"
+    gate.update(agent(), refreshed=True)
+    assert gate.teacher == 100.0
+    assert gate.update(agent(40.0), refreshed=False) == 0.6
 
 
 @given(

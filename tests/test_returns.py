@@ -5,15 +5,26 @@ from __future__ import annotations
 import math
 from collections import deque
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import small_ppo, vec_env
+from agents import ALL_ALGORITHMS, VECTOR, TinyEnv, build, distilled, logged
+from gymnasium import spaces
+from helpers import check_goes_on_as_if_never_stopped, small_ppo, vec_env
 from hypothesis import given
 from hypothesis import strategies as st
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
-from rlsd.returns import EPISODES, FEWEST, Ended, smoothed_return
+import rlsd
+from rlsd.returns import EPISODES, FEWEST, Episodes
+
+
+def smoothed_return(agent):
+    return Episodes().smoothed(agent)
 
 
 def agent(*returns: float, window: int = 100):
@@ -51,16 +62,15 @@ def test_of_too_few_episodes_nobody_knows_the_error(window):
 
 
 def test_each_episode_is_counted_once_as_far_as_it_is_remembered():
-    ended, one = Ended(), agent(1.0, 1.0)
-    assert ended.returns(agent()) == []
-    assert ended.returns(one) == [1.0, 1.0]
-    assert ended.returns(one) == []
+    ended, one = Episodes(), agent(1.0, 1.0)
+    assert ended.since(agent(), 0) == []
+    assert ended.since(one, 0) == [1.0, 1.0]
+    assert ended.since(one, 2) == []
     one.ep_info_buffer.extend([{"r": 2.0}, {"r": 3.0}])
-    assert ended.returns(one) == [2.0, 3.0]
-    one.ep_info_buffer.append({"r": 4.0})
-    ended.skip(one)
-    assert ended.returns(one) == []
-    assert ended.returns(agent(4.0, 5.0)) == [4.0, 5.0], "learn() began anew, and SB3 forgot all the others"
+    assert ended.since(one, 2) == [2.0, 3.0]
+    assert ended.since(one, 2) == [2.0, 3.0], "somebody else asks"
+    assert ended.since(agent(4.0, 5.0), 4) == [4.0, 5.0], "learn() began anew, and SB3 forgot all the others"
+    assert ended.since(agent(*[6.0] * 200), 6) == [6.0] * 200, "as many as ARS ends in an update"
 
 
 def test_its_mean_is_what_sb3_logs():
@@ -68,3 +78,132 @@ def test_its_mean_is_what_sb3_logs():
     trained.learn(64)
     assert len(trained.ep_info_buffer) == 3
     assert smoothed_return(trained).mean == pytest.approx(np.mean([episode["r"] for episode in trained.ep_info_buffer]))
+
+
+# Where SB3 knows of no episodes
+
+
+class Falling(TinyEnv):
+    """Pays 10 more in its first steps than afterwards."""
+
+    good, steps = 200, 0
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        self.steps += 1
+        return observation, reward + 10.0 * (self.steps <= self.good), *rest
+
+
+def falling(n: int = 2, monitor: bool = False, normalize: bool = False, actions=None):
+    actions = spaces.Discrete(2) if actions is None else actions
+    make = [lambda i=i: Falling(VECTOR, actions, length=4 + i) for i in range(n)]
+    env = DummyVecEnv([(lambda m=m: Monitor(m())) if monitor else m for m in make])
+    return VecNormalize(env) if normalize else env
+
+
+#: Asks for returns, and pulls as soon as they fall.
+GUARD = {
+    "teacher": {"every": 64},
+    "states": {"capacity": 64, "batch_size": 8},
+    "strength": {"type": "constant", "gates": ["return"]},
+}
+
+
+def guarded(name: str = "PPO", **env) -> Any:
+    algorithm = ALL_ALGORITHMS[name]
+    return build(rlsd.SelfDistilled(algorithm), env=falling(actions=ACTIONS.get(name), **env), distill=GUARD)
+
+
+ACTIONS = {"SAC": spaces.Box(-1.0, 1.0, (2,), np.float32)}
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("name", ["PPO", "A2C", "MaskablePPO", "RecurrentPPO", "DQN", "SAC"])
+def test_without_a_monitor_the_returns_are_those_that_it_would_tell(name, normalize):
+    told, added = (
+        guarded(name, monitor=monitor, normalize=normalize).learn(160).distiller.ended._returns[-20:]
+        for monitor in (True, False)
+    )
+    assert len(set(added)) > 5
+    assert added == pytest.approx(told[-len(added) :], abs=1e-5)
+
+
+@pytest.mark.parametrize("monitor", [False, True])
+@pytest.mark.parametrize("calls", [1, 30])
+@pytest.mark.parametrize("name", ["PPO", "DQN"])
+def test_the_guard_opens_when_the_return_falls_with_and_without_a_monitor_in_one_learn_or_many(name, calls, monitor):
+    agent = guarded(name, monitor=monitor)
+    for _ in range(calls):
+        agent.learn(960 // calls)
+    assert agent.distiller.deposits > 0
+
+
+@pytest.mark.parametrize("name", ["PPO", "DQN"])
+def test_the_best_is_found_and_a_student_judged_without_a_monitor(name):
+    best = build(
+        rlsd.SelfDistilled(ALL_ALGORITHMS[name]),
+        env=falling(),
+        distill={"teacher": {"type": "best", "every": 16, "episodes": 2}, "states": {"capacity": 64, "batch_size": 8}},
+    ).learn(320)
+    assert best.distiller.teacher.mark is not None
+    timing = {"type": "reborn", "every": 384, "steps": 4, "kl_bound": 9.0, "episodes": 4}
+    reborn = build(
+        rlsd.SelfDistilled(ALL_ALGORITHMS[name]),
+        env=falling(),
+        distill={"timing": timing, "states": {"capacity": 64, "batch_size": 8}},
+    ).learn(480)
+    assert reborn.distiller.lesson.returned > 0, "what it earned fell"
+
+
+def test_what_sb3_logs_and_callbacks_see_without_a_monitor_is_as_without_us():
+    class Sees(BaseCallback):
+        def _on_step(self) -> bool:
+            assert not any("episode" in info for info in self.locals["infos"])
+            return True
+
+    plain = build(PPO, env=falling())
+    plain.learn(160)
+    agent = build(rlsd.SelfDistilled(PPO), env=falling(), distill=GUARD | {"strength": {"value": 0.0}})
+    agent.learn(160, callback=Sees())
+    assert logged(agent) == logged(plain)
+    guarded().learn(160, callback=Sees())
+
+
+def test_nobody_watches_rewards_that_nobody_asks_for_or_that_a_monitor_tells():
+    for agent in (distilled(env=falling()), guarded(monitor=True)):
+        agent.learn(160)
+        assert agent.distiller.recorders(agent) == []
+    agent = guarded()
+    agent.learn(160)
+    assert len(agent.distiller.recorders(agent)) == 1
+
+
+def test_an_episode_whose_beginning_nobody_watched_is_not_counted():
+    ended, one = Episodes(), SimpleNamespace(n_envs=2, num_timesteps=0, ep_info_buffer=deque())
+    one.get_vec_normalize_env = lambda: None
+    ended._asked = True
+
+    def step(rewards, dones, infos=({}, {})):
+        one.num_timesteps += 2
+        ended.rewarded(one, np.array(rewards), np.array(dones), infos)
+
+    assert ended.recorder(one) is not None
+    step([1.0, 1.0], [False, True])
+    step([1.0, 2.0], [True, False])
+    step([3.0, 4.0], [True, True], ({}, {"episode": {"r": 6.0}}))
+    assert ended._returns == [3.0], "the first of each was under way, and of the last a Monitor tells"
+    one.num_timesteps += 2  # nobody watched
+    ended.recorder(one)
+    step([1.0, 1.0], [True, True])
+    assert ended._returns == [3.0]
+    ended.begin(one)  # the environment was reset
+    ended.recorder(one)
+    step([1.0, 2.0], [True, True])
+    assert ended._returns == [3.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["PPO", "DQN"])
+def test_without_a_monitor_training_goes_on_as_if_never_stopped(name, tmp_path):
+    agent = guarded(name)
+    agent.learn(96)
+    check_goes_on_as_if_never_stopped(agent, tmp_path / "checkpoint", 480)

@@ -29,7 +29,7 @@ class Accelerator:
         self.rollout_device = rollout_device
         self._mirror: Mirror | None = None
         self._trains_on: torch.device | None = None  # while a mirror acts
-        self._looked_at = 0  # the step at which the parameters were last looked at
+        self._looked_at: int | None = None  # the step of this learn() at which the parameters were last looked at
 
     def check(self, agent: Any) -> None:
         """Raise when the agent cannot be accelerated so.
@@ -41,7 +41,10 @@ class Accelerator:
 
     @contextmanager
     def learning(self, agent: Any) -> Iterator[None]:
-        """Have the parts in place that last for a whole ``learn``."""
+        """Have the parts in place that last for a whole ``learn``, which may count its steps anew."""
+        self._looked_at = None
+        if self._mirror is not None:
+            self._mirror.forget()
         with ExitStack() as stack:
             if self._leaves_out_validation(agent):
                 stack.enter_context(no_validation())
@@ -113,7 +116,8 @@ class Accelerator:
         if not self.speed.no_validation:
             return False
         steps = agent.num_timesteps
-        if 0 <= steps - self._looked_at < every and not isinstance(agent, OnPolicyAlgorithm):
+        at = self._looked_at
+        if at is not None and at <= steps < at + every and not isinstance(agent, OnPolicyAlgorithm):
             return False
         self._looked_at = steps
         return True

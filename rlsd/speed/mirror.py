@@ -66,6 +66,10 @@ class Mirror:
         """Tell whether this is still a copy of the agent's policy."""
         return self._of() is agent.policy
 
+    def forget(self) -> None:
+        """Have the live numbers brought over at the next :meth:`refresh`, however old they are."""
+        self._refreshed_at = None
+
     def refresh(self, steps: int, every: int) -> None:
         """Bring the live numbers over, unless they are fewer than ``every`` environment steps old."""
         at = self._refreshed_at

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rlsd.optimizers import load_state, state_tensors
-from rlsd.returns import Ended, SmoothedReturn, mean_and_error, smoothed_return
+from rlsd.returns import Episodes, SmoothedReturn, mean_and_error
 from rlsd.students.fresh import search_around
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
 
@@ -24,10 +24,11 @@ class Probation:
         first: they were begun by its predecessor.
     :param tolerance: by how much the student may fall short, as a share of the range of smoothed returns seen so far,
         beyond what two standard errors of the difference explain.
+    :param ended: the agent's episodes.
     """
 
-    def __init__(self, episodes: int, tolerance: float) -> None:
-        self.episodes, self.tolerance = episodes, tolerance
+    def __init__(self, episodes: int, tolerance: float, ended: Episodes) -> None:
+        self.episodes, self.tolerance, self._ended = episodes, tolerance, ended
         self.lowest: float | None = None
         self.highest: float | None = None
         #: The predecessor, and what it earned; nothing while nobody is on probation.
@@ -35,7 +36,7 @@ class Probation:
         self.before: SmoothedReturn | None = None
         self.returns: list[float] = []
         self._skip = 0
-        self._ended = Ended()
+        self._counted = 0  # of the episodes that have ended
 
     @property
     def on(self) -> bool:
@@ -44,23 +45,24 @@ class Probation:
 
     def begin(self, agent: Any) -> None:
         """Keep the agent as it is, to be replaced now. Where it cannot be judged, nobody will be on probation."""
-        before = smoothed_return(agent)
+        before = self._ended.smoothed(agent)
         if before is None or math.isinf(before.error):
             return
         self.before = before
         self.old = {key: tensor.detach().clone() for key, tensor in _everything(agent).items()}
         self.returns, self._skip = [], agent.n_envs
-        self._ended.skip(agent)
+        self._counted = self._ended.count
 
     def watch(self, agent: BaseAlgorithm) -> bool | None:
         """Take note of how the agent does; return whether a student passed its probation, None before that is clear."""
-        present = smoothed_return(agent)
+        present = self._ended.smoothed(agent)
         if present is not None:
             self.lowest = present.mean if self.lowest is None else min(self.lowest, present.mean)
             self.highest = present.mean if self.highest is None else max(self.highest, present.mean)
         if self.before is None:
             return None
-        new = self._ended.returns(agent)
+        new = self._ended.since(agent, self._counted)
+        self._counted = self._ended.count
         skipped = min(self._skip, len(new))
         self._skip -= skipped
         self.returns += new[skipped:]
@@ -114,7 +116,7 @@ class Probation:
         self.returns, self._skip = [float(value) for value in state["returns"]], int(state["skip"])
         self.old = {key: tensor.to(agent.device) for key, tensor in tensors.items()}
         # Saved between two rollouts: every episode that has ended by now was counted.
-        self._ended.skip(agent)
+        self._counted = self._ended.count
 
 
 def _optimizers(agent: BaseAlgorithm) -> dict[str, Optimizer]:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from rlsd.actors import RandomSearchActor, algorithm_name
 from rlsd.actors.on_policy import RecurrentActorCritic
-from rlsd.clock import Clock
 from rlsd.config import choice, integer, number
 from rlsd.optimizers import forget, load_state, optimizers_of, state_tensors
 from rlsd.rng import own_generator
@@ -43,13 +42,11 @@ class Rebirths(Lesson):
         _check(answer, distiller, agent)
         self.answer, self._distiller = answer, distiller
         self._generator = own_generator(agent.seed, _STREAM)
-        self.probation = Probation(answer.episodes, answer.tolerance)
+        self.probation = Probation(answer.episodes, answer.tolerance, distiller.ended)
         #: The student that learns beside the agent, None when there is none.
         self.companion: Companion | None = None
-        #: Environment steps, counted through all calls of ``learn()``; those at which the latest rebirth began.
-        self.steps, self.began = 0, 0
-        self._clock = Clock()
-        self._clock.load(agent, int(agent.num_timesteps))
+        #: The agent's environment steps when the latest rebirth began.
+        self.began: int = distiller.clock.steps(agent)
         self.rebirths, self.refused, self.returned = 0, 0, 0
         self._gap = 0.0
         self._scale = 1.0  # of the values that a companion learns
@@ -57,13 +54,12 @@ class Rebirths(Lesson):
     def after(self, agent: BaseAlgorithm, update: Callable[[], None]) -> None:  # noqa: D102
         if self._distiller.strength.strength.off:
             return
-        before = self._clock.seen
-        self.steps += agent.num_timesteps - (0 if self._clock.restarted(agent) else before)
         self._judge(agent)
+        now = self._distiller.clock.steps(agent)
         if self.companion is not None:
             self._accompany(agent, update, self.companion)
-        elif not self.probation.on and self._distiller.states.count and self.steps - self.began >= self.answer.every:
-            self.began = self.steps
+        elif not self.probation.on and self._distiller.states.count and now - self.began >= self.answer.every:
+            self.began = now
             if self.answer.mode == "parallel":
                 self.companion = Companion(self._student(agent))
                 comparison = self._comparison(agent)
@@ -99,7 +95,7 @@ class Rebirths(Lesson):
     def _accompany(self, agent: BaseAlgorithm, update: Callable[[], None], companion: Companion) -> None:
         answer, strength = self.answer, self._distiller.strength
         comparison = self._comparison(agent)
-        done = (self.steps - self.began) / answer.over
+        done = (self._distiller.clock.steps(agent) - self.began) / answer.over
         comparison.scale = self._scale
         companion.learn(
             agent,
@@ -155,9 +151,7 @@ class Rebirths(Lesson):
 
     def state(self) -> dict[str, Any]:  # noqa: D102
         return {
-            "steps": self.steps,
             "began": self.began,
-            "seen": self._clock.seen,
             "counts": [self.rebirths, self.refused, self.returned],
             "gap": self._gap,
             "scale": self._scale,
@@ -175,8 +169,9 @@ class Rebirths(Lesson):
         if state["student"] is not None:
             self.companion = Companion(new_student(agent, self._generator))
             self.companion.load(parts["student"], state["student"])
-        self.steps, self.began = int(state["steps"]), int(state["began"])
-        self._clock.load(agent, int(state["seen"]))
+        self.began = int(state["began"])
+        if "steps" in state:  # saved when rebirths counted from 0, where the agent's steps were ``seen``
+            self.began += int(state["seen"]) - int(state["steps"])
         self.rebirths, self.refused, self.returned = map(int, state["counts"])
         self._gap, self._scale = float(state["gap"]), float(state["scale"])
         self._generator.bit_generator.state = state["generator"]

@@ -13,9 +13,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor
-from rlsd.clock import Clock
+from rlsd.clock import StepCounter
 from rlsd.config import Answer
 from rlsd.observations import Observations, as_items
+from rlsd.returns import Episodes
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Teacher(ABC):
         self.actor = actor
         #: Increases whenever the teacher would answer differently: targets of an older version are asked for anew.
         self.version = 0
-        #: Environment steps at which it was last refreshed, None before it ever was, 0 when that was in an earlier
-        #: ``learn()``, which counted for itself.
+        #: The agent's steps and episodes, through all calls of ``learn()``; the distiller hands it its own.
+        self.clock, self.ended = StepCounter(), Episodes()
+        #: By this clock, when it was last refreshed; None before it ever was.
         self.refreshed_at: int | None = None
-        self._clock = Clock()
 
     @property
     def ready(self) -> bool:
@@ -73,14 +74,7 @@ class Teacher(ABC):
 
     def age(self, agent: BaseAlgorithm) -> int:
         """Return the environment steps since it was last refreshed, or since the start."""
-        return agent.num_timesteps - (self.refreshed_at or 0)
-
-    def keep_time(self, agent: BaseAlgorithm) -> bool:
-        """Take note when ``learn()`` began to count anew, and tell. Called once before each update."""
-        restarted = self._clock.restarted(agent)
-        if restarted and self.refreshed_at is not None:
-            self.refreshed_at = 0
-        return restarted
+        return self.clock.steps(agent) - (self.refreshed_at or 0)
 
     def begin(self, agent: BaseAlgorithm) -> None:  # noqa: B027 - most teachers have nothing to find
         """Look at an agent whose distillation begins, and is not taken up from a file; refuse one it cannot teach.
@@ -178,12 +172,11 @@ class Teacher(ABC):
 
     def state(self) -> dict[str, Any]:
         """Return the rest of the teacher's state as plain data."""
-        return {"version": self.version, "refreshed_at": self.refreshed_at, "seen": self._clock.seen}
+        return {"version": self.version, "refreshed_at": self.refreshed_at}
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take up what :meth:`tensors` and :meth:`state` returned."""
         self.version, self.refreshed_at = int(state["version"]), state["refreshed_at"]
-        self._clock.load(agent, int(state["seen"]))
 
 
 @dataclass(frozen=True)

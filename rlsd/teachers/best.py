@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlsd.actors import Actor
 from rlsd.config import checked_number, choice, integer
-from rlsd.returns import Ended, mean_and_error
+from rlsd.returns import mean_and_error
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.snapshot import SnapshotTeacher
@@ -31,18 +31,15 @@ class BestTeacher(SnapshotTeacher):
         self.candidate: FrozenPolicy | None = None
         self.returns: list[float] = []  # of the episodes that ended since the candidate was taken
         self._taken_at: int | None = None
-        self._ended = Ended()
+        self._counted = 0  # of the episodes that have ended
         self._changed = False
 
     def refresh(self, agent: BaseAlgorithm) -> bool:
         """Judge the candidate by what ended since, and take the next one when it is due."""
-        if self.keep_time(agent) and self._taken_at is not None:
-            self._taken_at = 0
-        fresh = self._ended.returns(agent)
         if self.patience and self.mark is not None and self.age(agent) >= self.patience:
             self.mark = None
         if not self.evaluated:
-            self._judge(agent, fresh)
+            self._judge(agent)
         changed, self._changed = self._changed, False
         return changed
 
@@ -66,7 +63,9 @@ class BestTeacher(SnapshotTeacher):
         self._crown(agent, best, mean_return)
         return True
 
-    def _judge(self, agent: BaseAlgorithm, fresh: list[float]) -> None:
+    def _judge(self, agent: BaseAlgorithm) -> None:
+        fresh = self.ended.since(agent, self._counted)
+        self._counted = self.ended.count
         if self.candidate is not None:
             self.returns += fresh
             if len(self.returns) >= self.episodes:
@@ -74,15 +73,15 @@ class BestTeacher(SnapshotTeacher):
                 candidate, self.candidate = self.candidate, None
                 if self.mark is None or mark > self.mark:
                     self._crown(agent, candidate, mark)
-        since = agent.num_timesteps - (self._taken_at or 0)
-        if self.candidate is None and since >= self.every:
+        now = self.clock.steps(agent)
+        if self.candidate is None and now - (self._taken_at or 0) >= self.every:
             self.candidate = FrozenPolicy(self.actor)
             self.candidate.take(agent)
-            self._taken_at, self.returns = agent.num_timesteps, []
+            self._taken_at, self.returns = now, []
 
     def _crown(self, agent: BaseAlgorithm, best: FrozenPolicy, mark: float) -> None:
         self.frozen, self.mark = best, mark
-        self.refreshed_at = agent.num_timesteps
+        self.refreshed_at = self.clock.steps(agent)
         self.version += 1
         self._changed = True
 
@@ -109,7 +108,8 @@ class BestTeacher(SnapshotTeacher):
         self._taken_at = state["taken_at"]
         self._changed = bool(state["changed"])
         # Between an update and the next rollout, where exact checkpoints are taken, none is new.
-        self._ended.skip(agent)
+        self.ended.look(agent)
+        self._counted = self.ended.count
 
 
 def marked(returns: list[float]) -> float:
@@ -126,7 +126,7 @@ class Best(Teaching, name="best"):
     standard error; it replaces the best when its mark is higher. A smoothed return of the moment would be that of older
     policies, and would crown a poor one. The agent goes on learning while the candidate is judged, so a mark is of the
     policy from its taking to the end of its judging; the next candidate is taken after that. Nothing is taught before
-    the first one was judged, and without finished episodes (SB3's ``Monitor``) nobody is.
+    the first one was judged, and without finished episodes nobody is.
 
     Evaluations judge better, where they can be afforded: each is of one policy, which is frozen at once when it is the
     best so far. ``rlsd train`` hands them in, and so does :class:`rlsd.OfferEvaluation`.

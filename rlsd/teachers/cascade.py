@@ -103,7 +103,6 @@ class CascadeTeacher(JoinedTeacher):
         self._rate = 0.0
 
     def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
-        self.keep_time(agent)
         self.live.take(agent)
         optimizer = self.actor.optimizer(agent.policy)
         assert optimizer is not None
@@ -113,7 +112,7 @@ class CascadeTeacher(JoinedTeacher):
                 self.hidden.append(_Hidden(self.actor))
                 self.hidden[-1].frozen.take(agent)
                 self.hidden[-1].ready()
-        self.refreshed_at = agent.num_timesteps
+        self.refreshed_at = self.clock.steps(agent)
         self.version += 1
         return True
 

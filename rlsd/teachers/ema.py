@@ -40,7 +40,7 @@ class EmaTeacher(SnapshotTeacher):
             for name, buffer in self.policy.named_buffers():
                 buffer.copy_(buffers[name])
         self.frozen.normalization = Normalization.of(agent)
-        self.refreshed_at = agent.num_timesteps
+        self.refreshed_at = self.clock.steps(agent)
         self.version += 1
 
     def restart(self, agent: BaseAlgorithm) -> None:

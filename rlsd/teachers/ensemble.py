@@ -29,7 +29,6 @@ class EnsembleTeacher(JoinedTeacher):
         return self._members
 
     def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
-        self.keep_time(agent)
         if self.age(agent) < self.every:
             return False
         self.take(agent)
@@ -40,7 +39,7 @@ class EnsembleTeacher(JoinedTeacher):
         member = self._members.pop(0) if len(self._members) == self.k else FrozenPolicy(self.actor)
         member.take(agent)
         self._members.append(member)
-        self.refreshed_at = agent.num_timesteps
+        self.refreshed_at = self.clock.steps(agent)
         self.version += 1
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102

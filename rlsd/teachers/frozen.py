@@ -69,12 +69,11 @@ class FrozenTeacher(Teacher):
 
     def refresh(self, agent: BaseAlgorithm) -> bool:
         """Begin to teach, before the first update."""
-        self.keep_time(agent)
         if self.ready:
             return False
         if self.frozen is None:
             self.begin(agent)
-        self.version, self.refreshed_at = 1, agent.num_timesteps
+        self.version, self.refreshed_at = 1, self.clock.steps(agent)
         return True
 
     def study(self, store: Any) -> None:

@@ -15,7 +15,6 @@ class OriginTeacher(SnapshotTeacher):
     """A snapshot taken once, before the first update."""
 
     def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
-        self.keep_time(agent)
         if self.ready:
             return False
         self.take(agent)

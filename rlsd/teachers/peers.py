@@ -104,12 +104,11 @@ class PeersTeacher(JoinedTeacher):
 
     def refresh(self, agent: BaseAlgorithm) -> bool:
         """Show a copy and look at those of the others, when that is due."""
-        self.keep_time(agent)
         self._recognise()
         if self.age(agent) < self.every:
             return False
         self.show(agent)
-        self.refreshed_at = agent.num_timesteps
+        self.refreshed_at = self.clock.steps(agent)
         return self._look()
 
     def show(self, agent: BaseAlgorithm) -> None:

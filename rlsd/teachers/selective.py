@@ -70,7 +70,7 @@ class SelectiveTeacher(EmaTeacher):
         self.coming.take(agent)
         if self.policy is None:
             self.frozen.take(agent)
-        self.refreshed_at = agent.num_timesteps
+        self.refreshed_at = self.clock.steps(agent)
         self.version += 1
 
     def kept(self, agent: BaseAlgorithm) -> float:  # noqa: D102

@@ -35,7 +35,6 @@ class SnapshotTeacher(Teacher):
         return self.frozen.normalization
 
     def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
-        self.keep_time(agent)
         if self.age(agent) < self.every:
             return False
         self.take(agent)
@@ -44,7 +43,7 @@ class SnapshotTeacher(Teacher):
     def take(self, agent: BaseAlgorithm) -> None:
         """Freeze the agent as it is now."""
         self.frozen.take(agent)
-        self.refreshed_at = agent.num_timesteps
+        self.refreshed_at = self.clock.steps(agent)
         self.version += 1
 
     def targets(self, observations: Observations) -> Tensor:  # noqa: D102

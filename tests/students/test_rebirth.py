@@ -29,6 +29,7 @@ from stable_baselines3 import DQN, PPO, SAC
 
 import rlsd
 from rlsd.optimizers import load_state, optimizers_of, state_tensors
+from rlsd.returns import Episodes
 from rlsd.students import Reborn
 from rlsd.students.fresh import fresh_policy, head_names, new_student
 from rlsd.students.probation import Probation
@@ -252,7 +253,7 @@ def test_the_state_of_an_optimizer_is_taken_up_whole(cls: Any) -> None:
 
 def judged(agent: Any, returns: list[float], **settings: Any) -> tuple[Probation, list[bool | None]]:
     """A probation that began after returns of 0 to 10, and its verdicts as episodes end one by one."""
-    probation = Probation(**({"episodes": 4, "tolerance": 0.05} | settings))
+    probation = Probation(**({"episodes": 4, "tolerance": 0.05} | settings), ended=Episodes())
     for value in (0.0, 10.0):
         agent.ep_info_buffer.clear()
         agent.ep_info_buffer.extend({"r": value, "l": 5} for _ in range(20))
@@ -384,7 +385,7 @@ def test_steps_are_counted_through_every_learn(rollouts: int) -> None:
     agent = reborn(every=5 * ROLLOUT)
     for _ in range(6 // rollouts):
         agent.learn(rollouts * ROLLOUT)
-    assert agent.distiller.lesson.steps == 6 * ROLLOUT
+    assert agent.distiller.clock.steps(agent) == 6 * ROLLOUT
     assert agent.distiller.lesson.rebirths == 1
 
 

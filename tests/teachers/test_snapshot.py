@@ -28,7 +28,8 @@ def teacher_of(agent, every: int = 1):
 def refreshed(teacher, agent, rollouts: int, size: int = ROLLOUT, start: int = 0) -> list[int]:
     """The environment steps at which a teacher changes while ``learn`` goes through some rollouts."""
     changes = []
-    agent.start_time, agent._num_timesteps_at_start = agent.start_time + 1, start  # when learn() began, and where
+    agent.num_timesteps = start
+    teacher.clock.rebase(agent)
     for rollout in range(1, rollouts + 1):
         agent.num_timesteps = start + rollout * size
         version = teacher.version
@@ -58,13 +59,16 @@ def test_an_interval_in_environment_steps_is_rounded_up_to_whole_rollouts(every,
     assert refreshed(teacher_of(agent, every), agent, rollouts=6) == at
 
 
-@pytest.mark.parametrize(("every", "at"), [(1, [4, 8, 12, 16]), (8, [8, 16]), (12, [12])])
+@pytest.mark.parametrize("every", [1, 8, 12, 17])
 @pytest.mark.parametrize("before", [1, 2, 3, 4])
-def test_counting_begins_anew_when_learn_counts_its_steps_anew(every, at, before):
+def test_steps_add_up_when_learn_counts_its_own_anew(every, before):
     agent = small_ppo()
+    whole = refreshed(teacher_of(agent, every), agent, rollouts=before + 8)
     teacher = teacher_of(agent, every)
-    refreshed(teacher, agent, rollouts=before)
-    assert refreshed(teacher, agent, rollouts=4) == at
+    parts = refreshed(teacher, agent, rollouts=before)
+    for begun in range(before, before + 8, 2):
+        parts += [begun * ROLLOUT + at for at in refreshed(teacher, agent, rollouts=2)]
+    assert parts == whole
 
 
 def test_counting_goes_on_when_learn_goes_on():
@@ -76,11 +80,10 @@ def test_counting_goes_on_when_learn_goes_on():
 
 def test_every_learn_of_one_rollout_brings_a_new_teacher_when_one_is_taken_at_each():
     agent = small_ppo()
-    teacher = teacher_of(agent, 1)
+    rlsd.distill(agent, {"teacher": {"every": 1}})
     for learn in range(1, 4):
         agent.learn(8)  # begins to count anew, as is SB3's default
-        teacher.refresh(agent)
-        assert teacher.version == learn
+        assert agent.distiller.teacher.version == learn
 
 
 def test_gradient_steps_without_environment_steps_bring_no_new_teacher():
