@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rlsd import environment_state, faults
+from rlsd.clock import StepCounter
 from rlsd.observations import as_items, from_items
 from rlsd.version import __version__
 from rlsd.wrapping import SelfDistilled, is_wrapped, unwrapped
@@ -120,6 +121,7 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
 class Checkpoints(BaseCallback):
     """Saves a checkpoint now and then between two rollouts, as ``folder/<environment steps>``, keeping the last few.
 
+    Handed to several calls of ``learn``, it adds their steps up, whether they count anew or not.
     It is for ``learn`` itself: in a callback that waits for events, such as ``EveryNTimesteps``, ``learn`` refuses it.
 
     :param folder: where they go.
@@ -133,6 +135,7 @@ class Checkpoints(BaseCallback):
             raise ValueError(f"every and keep must be at least 1, got every={every}, keep={keep}")
         self.folder = Path(folder)
         self.every, self.keep = every, keep
+        self._clock = StepCounter()
         self._saved_at: int | None = None
         self._announced = False
         self._stop = False
@@ -149,6 +152,8 @@ class Checkpoints(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._init_callback()  # once more: in a CallbackList, the parent was not known then
+        if self._saved_at is not None:
+            self._clock.rebase(self.model)
 
     def request_stop(self) -> None:
         """Save at the next boundary between rollouts, then end ``learn`` by raising :class:`Stopped` there.
@@ -163,16 +168,17 @@ class Checkpoints(BaseCallback):
         :raises Stopped: when that was asked for.
         """
         self._announced = True
-        if self._saved_at is None or self._saved_at > self.model.num_timesteps:  # learn() counts anew
-            self._saved_at = self.model.num_timesteps
-        if self._stop or self.model.num_timesteps - self._saved_at >= self.every:
+        now = self._clock.steps(self.model)
+        if self._saved_at is None:
+            self._saved_at = now
+        if self._stop or now - self._saved_at >= self.every:
             self._save()
         if self._stop:
             self._stop = False
             raise Stopped(f"stopped and saved at {self.model.num_timesteps} steps")
 
     def _save(self) -> None:
-        self._saved_at = self.model.num_timesteps
+        self._saved_at = self._clock.steps(self.model)
         broken = faults.nonfinite_parameter(self.model)
         if broken is not None:
             if not self._reported:
@@ -180,7 +186,7 @@ class Checkpoints(BaseCallback):
                 kept = f"the checkpoints in {self.folder} stay as they were"
                 warnings.warn(f"{faults.report(broken, self.model)}; {kept}", stacklevel=2)
             return
-        new = save_checkpoint(self.model, self.folder / str(self.model.num_timesteps))
+        new = save_checkpoint(self.model, self.folder / str(self._saved_at))
         for old in _checkpoints(self.folder)[: -self.keep]:
             if old != new:  # an earlier, longer run left its own here
                 shutil.rmtree(old, ignore_errors=True)
@@ -192,6 +198,9 @@ class Checkpoints(BaseCallback):
         if not self._announced:
             self.on_boundary()
         self._announced = False
+
+    def _on_rollout_end(self) -> None:
+        self._clock.steps(self.model)
 
     def _on_step(self) -> bool:
         return True

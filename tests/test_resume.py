@@ -344,12 +344,19 @@ def test_a_run_that_counts_anew_saves_as_often(tmp_path: Path) -> None:
     agent.learn(6 * ROLLOUT)
     checkpoints = rlsd.Checkpoints(tmp_path, every=2 * ROLLOUT)
     agent.learn(5 * ROLLOUT, callback=checkpoints)
-    first = sorted(int(path.name) for path in tmp_path.iterdir())
-    assert first == [2 * ROLLOUT, 4 * ROLLOUT]
-    for path in tmp_path.iterdir():
-        path.rename(tmp_path.parent / path.name)
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2 * ROLLOUT, 4 * ROLLOUT]
     agent.learn(5 * ROLLOUT, callback=checkpoints)
-    assert sorted(int(path.name) for path in tmp_path.iterdir()) == first
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [4 * ROLLOUT, 6 * ROLLOUT, 8 * ROLLOUT]
+    assert rlsd.resume(tmp_path).num_timesteps == 3 * ROLLOUT, "the latest, though learn() counts anew"
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+def test_learning_in_short_calls_is_saved_as_often_as_learning_at_once(wrap: bool, tmp_path: Path) -> None:
+    agent = distilled() if wrap else build(PPO)
+    checkpoints = rlsd.Checkpoints(tmp_path, every=3 * ROLLOUT)
+    for _ in range(11):
+        agent.learn(ROLLOUT, callback=[checkpoints])
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [3 * ROLLOUT, 6 * ROLLOUT, 9 * ROLLOUT]
 
 
 def test_the_checkpoint_just_written_is_never_the_one_removed(tmp_path: Path) -> None:

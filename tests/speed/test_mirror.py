@@ -135,6 +135,16 @@ def test_an_off_policy_mirror_may_lag() -> None:
     assert differences(dict(plain.policy.state_dict()), dict(agent.learn(6 * ROLLOUT).policy.state_dict()))
 
 
+def test_each_learn_begins_to_act_with_the_parameters_of_now() -> None:
+    agent = build(rlsd.SelfDistilled(SAC), "box", distill=None, speed=Speed(mirror_every=10**6), rollout_device="cpu")
+    for _ in range(3):
+        agent.learn(2 * ROLLOUT)
+        stale = agent.accelerator._mirror.policy.actor.latent_pi[0].weight.clone()
+        agent.learn(1)
+        now = agent.accelerator._mirror.policy.actor.latent_pi[0].weight
+        assert not torch.equal(now, stale), "it acts as in the first call for good"
+
+
 def test_another_policy_gets_another_mirror() -> None:
     agent = build(rlsd.SelfDistilled(PPO), distill=None, rollout_device="cpu").learn(ROLLOUT)
     before = agent.accelerator._mirror

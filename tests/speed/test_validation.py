@@ -139,6 +139,17 @@ def test_a_policy_that_is_not_finite_stops_training(algorithm: type[Any], kind: 
     assert Distribution._validate_args is True
 
 
+@pytest.mark.parametrize(("algorithm", "kind"), [(PPO, "box"), (SAC, "box"), (DQN, "discrete")])
+def test_a_policy_that_is_not_finite_stops_training_in_short_calls(
+    algorithm: type[Any], kind: str, monkeypatch: Any
+) -> None:
+    agent = build(rlsd.SelfDistilled(algorithm), kind, distill=None)
+    monkeypatch.setattr(type(agent), "train", lambda *_, **__: None)
+    agent.learn(ROLLOUT, callback=Breaks(ROLLOUT))
+    with pytest.raises(ValueError, match=r"parameter '.*' is not finite"):
+        agent.learn(ROLLOUT)
+
+
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two threads that nobody chose."""
