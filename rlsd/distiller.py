@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
-from rlsd.actors import actor_for, algorithm_name
+from rlsd.actors import algorithm_name, examined
 from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
 from rlsd.deposit import Deposit
@@ -53,7 +53,7 @@ class Distiller:
         assert isinstance(config.timing, Timing)
         self.config = config
         self._policy = agent.policy
-        self.actor = actor_for(agent)
+        self.actor = examined(agent)
         #: The agent's environment steps and its episodes, through all calls of ``learn()``.
         self.clock, self.ended = StepCounter(), Episodes()
         self.teacher = config.teacher.build(self.actor)

@@ -30,6 +30,8 @@ class Family(ABC):
 
     #: Whether the parameters have a scale of the task's own, so that :meth:`calibrate` must be shown a teacher's.
     needs_scale: ClassVar[bool] = False
+    #: Whether :meth:`tempered` is known.
+    tempers: ClassVar[bool] = True
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -162,7 +164,7 @@ class Categorical(Family):
 
     def product(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return the normalised mean of the logarithms."""
-        return self.normalized(_mean(torch.stack([self.normalized(p) for p in members]), weights))
+        return self.normalized(weighted_mean(torch.stack([self.normalized(p) for p in members]), weights))
 
     def breadth(self, p: Tensor) -> Tensor:
         """Return the entropy as a share of that of choosing blindly, 0..1."""
@@ -202,7 +204,7 @@ class Bernoulli(Family):
 
     def product(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return the mean logits."""
-        return _mean(members, weights)
+        return weighted_mean(members, weights)
 
     def breadth(self, p: Tensor) -> Tensor:
         """Return the entropy as a share of that of choosing blindly, 0..1."""
@@ -253,16 +255,16 @@ class Gaussian(Family):
     def mixture(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return the normal distribution with the mixture's means and variances."""
         means, log_stds = members.split(self.dim, dim=-1)
-        mean = _mean(means, weights)
-        variance = _mean((2 * log_stds).exp() + (means - mean).square(), weights)
+        mean = weighted_mean(means, weights)
+        variance = weighted_mean((2 * log_stds).exp() + (means - mean).square(), weights)
         return torch.cat([mean, 0.5 * variance.log()], dim=-1)
 
     def product(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return the normal distribution with the mean precision, and the means weighted by precision."""
         means, log_stds = members.split(self.dim, dim=-1)
         precisions = (-2 * log_stds).exp()
-        precision = _mean(precisions, weights)
-        return torch.cat([_mean(means * precisions, weights) / precision, -0.5 * precision.log()], dim=-1)
+        precision = weighted_mean(precisions, weights)
+        return torch.cat([weighted_mean(means * precisions, weights) / precision, -0.5 * precision.log()], dim=-1)
 
     def breadth(self, p: Tensor) -> Tensor:
         """Return the geometric mean of the standard deviations. SB3's policies begin near 1; it has no upper end."""
@@ -305,11 +307,11 @@ class Point(Family):
 
     def mixture(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return the mean action, from which a squared error has the gradient of that from all members."""
-        return _mean(members, weights)
+        return weighted_mean(members, weights)
 
     def product(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return the mean action."""
-        return _mean(members, weights)
+        return weighted_mean(members, weights)
 
     def breadth(self, p: Tensor) -> Tensor:
         """Return zero, as :meth:`entropy`."""
@@ -317,7 +319,7 @@ class Point(Family):
 
     def spread(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return that of normals of the same small spread around the actions."""
-        variances = _mean((members - _mean(members, weights)).square(), weights)
+        variances = weighted_mean((members - weighted_mean(members, weights)).square(), weights)
         return 0.5 * torch.log1p(variances / self.SPREAD**2).sum(-1)
 
 
@@ -362,11 +364,11 @@ class QValues(Categorical):
 
     def mixture(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return the mean values: members are averaged where they can be compared, not as probabilities."""
-        return _mean(members, weights)
+        return weighted_mean(members, weights)
 
     def product(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return the mean values, whose ``softmax(Q / tau)`` is the geometric mean of the members'."""
-        return _mean(members, weights)
+        return weighted_mean(members, weights)
 
     def spread(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return that of the members' ``softmax(Q / tau)``, in nats."""
@@ -379,6 +381,6 @@ class QValues(Categorical):
         self.tau = float(state["tau"])
 
 
-def _mean(members: Tensor, weights: Tensor) -> Tensor:
+def weighted_mean(members: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted mean of ``(k, batch, n)``, ``(batch, n)``."""
     return torch.einsum("k,kbn->bn", weights.to(members), members)

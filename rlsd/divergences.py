@@ -34,6 +34,12 @@ class Divergence(Answer, question="divergence"):
 
     def check(self, agent: BaseAlgorithm, actor: Actor) -> None:
         """Raise a ``TypeError`` where a field says something of what the agent's actions do not have."""
+        temperature = getattr(self, "temperature", 1.0)
+        if temperature != 1.0 and not actor.family.tempers:
+            raise TypeError(
+                f"divergence.temperature = {temperature:g}: no power is known of the distributions by which this "
+                f"{algorithm_name(agent)} acts, {', '.join(actor.family.sizes)}: leave it at 1"  # type: ignore[attr-defined]
+            )
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class KL(Divergence, name="kl"):
     std_weight: float = number(1.0, low=0.0)
 
     def check(self, agent: BaseAlgorithm, actor: Actor) -> None:  # noqa: D102
+        super().check(agent, actor)
         weights = (self.mean_weight, self.std_weight)
         if weights != (1.0, 1.0) and not isinstance(actor.family, Gaussian):
             raise TypeError(

@@ -6,6 +6,7 @@ One adapter serves one way of acting, not one algorithm; :func:`actor_for` finds
 
 from rlsd.actors.base import Actor, actor_for, algorithm_name, register_actor
 from rlsd.actors.continuous import DeterministicActor, SquashedGaussianActor
+from rlsd.actors.examined import examined
 from rlsd.actors.on_policy import ActorCritic, MaskedActorCritic, RecurrentActorCritic
 from rlsd.actors.q_values import QLearner, QuantileLearner
 from rlsd.actors.random_search import RandomSearchActor
@@ -22,5 +23,6 @@ __all__ = [
     "SquashedGaussianActor",
     "actor_for",
     "algorithm_name",
+    "examined",
     "register_actor",
 ]

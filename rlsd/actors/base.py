@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,6 +19,7 @@ from rlsd.distributions import Family
 from rlsd.observations import Observations, split_context
 
 _ACTORS: dict[str, type[Actor]] = {}
+_REGISTERED: set[str] = set()  # of these, the policies for which a user named the adapter
 
 
 class Actor(ABC):
@@ -34,6 +36,8 @@ class Actor(ABC):
     has_values: ClassVar[bool] = False
     #: Policy classes served, as ``module.Class``: by name, since their package may not be installed.
     policies: ClassVar[tuple[str, ...]] = ()
+    #: How often a policy is asked, with other weights each time, before :meth:`mismatch` is believed to find nothing.
+    rounds: ClassVar[int] = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -78,6 +82,21 @@ class Actor(ABC):
         module: Any = self.module(policy)
         return acting_copy(module, (module, policy))
 
+    def act(self, policy: Any, states: Observations) -> Any:
+        """Let a policy act by its own method, as its algorithm does in training, and return what that returns."""
+        return policy._predict(split_context(states)[0], deterministic=True)
+
+    def mismatch(self, policy: Any, states: Observations) -> str:
+        """Return the method by which a policy acts otherwise than :meth:`parameters` tells, empty for none.
+
+        :param policy: a copy in evaluation mode, that nobody minds.
+        """
+        return ""
+
+    def imagined_context(self, policy: Any, n: int) -> dict[str, Tensor]:
+        """Return what :meth:`context` might give for ``n`` observations that nobody made."""
+        return {}
+
     def context(self, agent: Any) -> dict[str, np.ndarray]:
         """Return what, besides the observations, decided the actions of the finished rollout.
 
@@ -98,6 +117,7 @@ def register_actor(policy_class: type[nn.Module], adapter: type[Actor]) -> None:
     if not (isinstance(adapter, type) and issubclass(adapter, Actor)):
         raise TypeError(f"register_actor takes an adapter, a subclass of rlsd.actors.Actor, got {adapter!r}")
     _ACTORS[_name(policy_class)] = adapter
+    _REGISTERED.add(_name(policy_class))
 
 
 def actor_for(agent: BaseAlgorithm) -> Actor:
@@ -105,14 +125,33 @@ def actor_for(agent: BaseAlgorithm) -> Actor:
 
     :raises TypeError: when none is known; the message names the way out.
     """
-    policy = agent.policy
-    for cls in type(policy).__mro__:
-        if _name(cls) in _ACTORS:
-            return _ACTORS[_name(cls)](policy)
-    raise TypeError(
-        f"cannot distil a {algorithm_name(agent)} with a {type(policy).__name__}: rlsd does not know how this policy "
-        "acts. Write a subclass of rlsd.actors.Actor for it and call rlsd.register_actor"
-        f"({type(policy).__name__}, YourActor)"
+    cls = _served(agent)
+    if cls is None:
+        raise TypeError(refusal(agent, "rlsd does not know how this policy acts"))
+    try:
+        return _ACTORS[_name(cls)](agent.policy)
+    except TypeError as error:
+        raise TypeError(refusal(agent, str(error))) from error
+
+
+def is_registered(agent: BaseAlgorithm) -> bool:
+    """Tell whether the adapter is one that the user named for the policy, not what serves a class of SB3 below it."""
+    cls = _served(agent)
+    return cls is not None and _name(cls) in _REGISTERED
+
+
+def _served(agent: BaseAlgorithm) -> type | None:
+    return next((cls for cls in type(agent.policy).__mro__ if _name(cls) in _ACTORS), None)
+
+
+def refusal(agent: BaseAlgorithm, reason: str) -> str:
+    """Return the error of a policy that cannot be distilled as it is, with the way out."""
+    cls = _served(agent)
+    adapter, name = Actor if cls is None else _ACTORS[_name(cls)], type(agent.policy).__name__
+    return (
+        f"cannot distil a {algorithm_name(agent)} with a {name}: {reason}. Write an adapter, class YourActor"
+        f"({adapter.__module__.split('.actors')[0]}.actors.{adapter.__name__}) with parameters(self, module, states) "
+        f"-> (batch, self.family.size), and call rlsd.register_actor({name}, YourActor)"
     )
 
 
@@ -133,9 +172,10 @@ def acting_copy(module: nn.Module, owners: Iterable[Any]) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     for owner in owners:
-        for name in ("optimizer", "action_dist"):
-            value = getattr(owner, name, None)
-            memo[id(value)] = unused(value) if name == "action_dist" and value is not None else None
+        memo[id(getattr(owner, "optimizer", None))] = None
+        dist = getattr(owner, "action_dist", None)
+        if dist is not None and not isinstance(dist, nn.Module):  # a module has weights of its own to be copied
+            memo[id(dist)] = unused(dist)
     # So may any attribute: a layer's weight under weight_norm, an output that was kept to be looked at.
     for part in module.modules():
         memo |= {id(tensor): tensor.detach().clone() for tensor in _held(part) if not tensor.is_leaf}
@@ -143,18 +183,33 @@ def acting_copy(module: nn.Module, owners: Iterable[Any]) -> nn.Module:
     return copied.requires_grad_(False).train(False)
 
 
-def _held(module: nn.Module) -> Iterator[Tensor]:
-    """Return the tensors among a module's attributes, also those in a list, a tuple or a dict such as its buffers."""
-    for value in vars(module).values():
+def _held(thing: Any) -> Iterator[Tensor]:
+    """Give the tensors among a thing's attributes, also those in a list, a tuple, a dict or a distribution."""
+    for value in vars(thing).values():
         several = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-        yield from (one for one in several if isinstance(one, Tensor))
+        for one in several:
+            if isinstance(one, Tensor):
+                yield one
+            elif isinstance(one, (torch.distributions.Distribution, Distribution)):
+                yield from _held(one)
 
 
 def unused(dist: Any) -> Any:
-    """Return a copy of an SB3 distribution object through which nothing was computed yet: its settings alone."""
-    clean = copy.copy(dist)
+    """Return a copy of an SB3 distribution object through which nothing was computed yet: its settings alone.
+
+    Of a class of the user's what has no graph may be a setting, and stays.
+    """
+    clean, theirs = copy.copy(dist), type(dist).__module__ != Distribution.__module__
     for key, value in vars(dist).items():
         parts = value if isinstance(value, list) else [value]  # several choices are a list of distributions
-        if any(isinstance(part, (Tensor, torch.distributions.Distribution)) for part in parts):
+        if any(_was_computed(part, theirs) for part in parts):
             setattr(clean, key, None)
     return clean
+
+
+def _was_computed(value: Any, theirs: bool) -> bool:
+    if isinstance(value, Tensor):
+        return not theirs or not value.is_leaf
+    if not isinstance(value, torch.distributions.Distribution):
+        return False
+    return not theirs or any(not tensor.is_leaf for tensor in _held(value))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rlsd.actors.base import Actor
+from rlsd.actors.comparing import close, predicts_alike
 from rlsd.actors.on_policy import gsde_log_std
 from rlsd.distributions import Gaussian, Point
 from rlsd.observations import Observations
@@ -43,6 +44,20 @@ class SquashedGaussianActor(Actor):
             log_std = gsde_log_std(module.action_dist, log_std, rest["latent_sde"])
         return torch.cat([mean, log_std], dim=-1)
 
+    def mismatch(self, policy: Any, states: Observations) -> str:  # noqa: D102
+        acted = self.act(policy, states)
+        mean, log_std = self.parameters(policy.actor, states).chunk(2, dim=-1)
+        if not close(acted, mean.tanh()):
+            return "_predict"
+        if not predicts_alike(policy, states):
+            return "predict"
+        drawn, log_prob = policy.actor.action_log_prob(states)
+        inside = drawn.abs() < 0.99  # beyond, a tanh cannot be undone in 32 bits
+        before = torch.atanh(drawn.clamp(-0.99, 0.99))
+        each = torch.distributions.Normal(mean, log_std.exp()).log_prob(before) - (1.0 - drawn.square() + 1e-6).log()
+        usable = inside.all(-1)
+        return "" if close(each.sum(-1)[usable], log_prob.reshape(-1)[usable]) else "action_log_prob"
+
 
 class DeterministicActor(Actor):
     """The way of acting of TD3 and DDPG: one action a state. Both sides are compared as points."""
@@ -60,3 +75,8 @@ class DeterministicActor(Actor):
 
     def parameters(self, module: Any, states: Observations) -> Tensor:  # noqa: D102
         return cast(Tensor, module(states))
+
+    def mismatch(self, policy: Any, states: Observations) -> str:  # noqa: D102
+        if not close(self.act(policy, states), self.parameters(policy.actor, states)):
+            return "_predict"
+        return "" if predicts_alike(policy, states) else "predict"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rlsd.actors.base import Actor
+from rlsd.actors.comparing import chosen_best, predicts_alike
 from rlsd.distributions import QValues
 from rlsd.observations import Observations
 
@@ -16,6 +17,7 @@ class QLearner(Actor):
     """DQN's way of acting; its distribution is ``softmax(Q / tau)``, with tau from the spread of the teacher's Q."""
 
     policies = ("stable_baselines3.dqn.policies.DQNPolicy",)
+    rounds = 6  # of two actions, both may prefer the same by chance
 
     def __init__(self, policy: nn.Module) -> None:
         self.family = QValues(int(cast(Any, policy).action_space.n))
@@ -28,6 +30,11 @@ class QLearner(Actor):
 
     def parameters(self, module: Any, states: Observations) -> Tensor:  # noqa: D102
         return cast(Tensor, module(states))
+
+    def mismatch(self, policy: Any, states: Observations) -> str:  # noqa: D102
+        if not chosen_best(self.parameters(self.module(policy), states), self.act(policy, states)):
+            return "_predict"
+        return "" if predicts_alike(policy, states) else "predict"
 
 
 class QuantileLearner(QLearner):

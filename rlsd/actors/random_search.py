@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from rlsd.actors.base import Actor
+from rlsd.actors.comparing import chosen_best, close, predicts_alike
 from rlsd.distributions import Categorical, Family, Point
 from rlsd.observations import Observations
 
@@ -19,6 +20,7 @@ class RandomSearchActor(Actor):
     """ARS's way of acting: deterministic. Discrete actions are compared by the softmax of their scores."""
 
     policies = ("sb3_contrib.ars.policies.ARSPolicy",)
+    rounds = 6  # of two actions, both may prefer the same by chance
 
     def __init__(self, policy: nn.Module) -> None:
         space = cast(Any, policy).action_space
@@ -34,6 +36,13 @@ class RandomSearchActor(Actor):
     def parameters(self, module: Any, states: Observations) -> Tensor:  # noqa: D102
         features = module.extract_features(states, module.features_extractor)
         return cast(Tensor, module.action_net(features))
+
+    def mismatch(self, policy: Any, states: Observations) -> str:  # noqa: D102
+        acted, answers = self.act(policy, states), self.parameters(policy, states)
+        alike = chosen_best(answers, acted) if isinstance(self.family, Categorical) else close(acted, answers)
+        if not alike:
+            return "_predict"
+        return "" if predicts_alike(policy, states) else "predict"
 
     def candidates(self, module: Any, states: Observations) -> Callable[[Tensor], Tensor]:
         """Return a function from the weights of many candidates to what each would do, all in one pass.

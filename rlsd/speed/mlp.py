@@ -7,7 +7,7 @@ the same to the last bit wherever the matrix products are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -176,11 +176,6 @@ class Inputs:
         if not self._as_they_are:
             observations = cast(Tensor, preprocess_obs(observations, self.space, normalize_images=self.images))
         return observations.float().flatten(1)
-
-
-def overrides_none(thing: object, base: type, names: Iterable[str]) -> bool:
-    """Tell whether an object's methods of these names are those of ``base``."""
-    return all(getattr(type(thing), n) is getattr(base, n) and n not in thing.__dict__ for n in names)
 
 
 def is_standard(policy: ActorCriticPolicy) -> bool:

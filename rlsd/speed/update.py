@@ -15,8 +15,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor, NatureCNN
 from torch.optim import Adam
 
+from rlsd.actors.comparing import overrides_none
 from rlsd.speed import update_eager, update_hand
-from rlsd.speed.mlp import overrides_none
 from rlsd.speed.rollouts import TensorRolloutBuffer
 from rlsd.speed.update_check import agrees
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
 
 from rlsd import environment_state
-from rlsd.actors import Actor, MaskedActorCritic, actor_for
+from rlsd.actors import Actor, MaskedActorCritic, examined
 from rlsd.actors.on_policy import RecurrentActorCritic
 from rlsd.config import checked_integer, checked_number
 from rlsd.divergences import KL
@@ -95,7 +95,7 @@ def compress(
     steps, batch_size, rounds = (checked_integer(name, value, low=1) for name, value in counts.items())
     checked_number("learning_rate", learning_rate, low_open=True)
     checked_number("value_weight", value_weight)
-    actor = actor_for(agent)
+    actor = examined(agent)
     if isinstance(actor, RecurrentActorCritic):
         raise TypeError("a RecurrentPPO cannot be compressed: a student of another size remembers other things")
     generator = own_generator(seed, _STREAM)

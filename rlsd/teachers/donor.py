@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.patch_gym import _convert_space
 from torch import Tensor, nn
 
-from rlsd.actors import actor_for, algorithm_name
+from rlsd.actors import algorithm_name, examined
 from rlsd.observations import Normalization
 from rlsd.teachers.frozen_policy import FrozenPolicy
 
@@ -99,7 +99,7 @@ class Donor:
         try:
             data, weights = _unpack(io.BytesIO(self.packed))
             policy = _built(data, weights)
-            actor = actor_for(cast(Any, SimpleNamespace(policy=policy)))
+            actor = examined(cast(Any, SimpleNamespace(policy=policy)))
             frozen = FrozenPolicy(actor)
             frozen.policy = actor.frozen(policy).to(device)
         except Exception as error:  # policies are built by anybody's code

@@ -265,7 +265,7 @@ def test_only_an_adapter_can_be_registered(wrong):
 def test_without_an_adapter_the_error_says_what_to_do():
     agent = small_ppo()
     agent.policy = Own(agent.observation_space, agent.action_space)
-    with pytest.raises(TypeError, match=r"cannot distil a PPO with a Own: .*rlsd\.register_actor\(Own, YourActor\)"):
+    with pytest.raises(TypeError, match=r"cannot distil a PPO with a Own: .*rlsd\.register_actor\(Own, YourActor\)$"):
         actor_for(agent)
     before = dict(vars(agent))
     with pytest.raises(TypeError, match="cannot distil a PPO with a Own"):
@@ -275,16 +275,74 @@ def test_without_an_adapter_the_error_says_what_to_do():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, torch.float32])
-def test_of_a_used_distribution_the_settings_stay_and_the_tensors_go(dtype):
+def test_of_a_used_distribution_the_settings_stay_and_what_was_computed_goes(dtype):
+    mean = torch.zeros(2, requires_grad=True) * 2
     used = SimpleNamespace(
-        distribution=torch.distributions.Normal(0.0, 1.0),
-        weights=torch.ones(2),
-        distributions=[torch.distributions.Normal(0.0, 1.0)],
+        distribution=torch.distributions.Normal(mean, 1.0),
+        weights=mean,
+        distributions=[torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(mean, 1.0)],
         action_dims=[2, 3],
         epsilon=1e-6,
         dtype=dtype,
+        low=torch.ones(2),
+        prior=torch.distributions.Normal(0.0, 1.0),
     )
     clean = base.unused(used)
     assert (clean.distribution, clean.weights, clean.distributions) == (None, None, None)
     assert (clean.action_dims, clean.epsilon, clean.dtype) == ([2, 3], 1e-6, dtype)
-    assert used.weights.tolist() == [1, 1]
+    assert (clean.low, clean.prior) == (used.low, used.prior), "a setting of the user's is no result"
+    assert used.weights is mean
+
+
+@pytest.mark.parametrize("sde", [False, True])
+def test_of_a_used_distribution_of_sb3s_all_that_it_computes_goes(sde):
+    agent = small_agent("A2C", use_sde=sde)
+    with torch.no_grad():
+        agent.policy(observe(agent.observation_space))
+    held = vars(base.unused(agent.policy.action_dist)).values()
+    assert not [value for value in held if isinstance(value, (torch.Tensor, torch.distributions.Distribution))]
+
+
+class Head(nn.Module):
+    """A distribution that is a network, too, and keeps what it gave last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spread = nn.Parameter(torch.zeros(2))
+
+    def proba_distribution(self, mean):
+        self.distribution = torch.distributions.Normal(mean, self.spread.exp())
+        return self
+
+    def log_prob(self, actions):
+        return self.distribution.log_prob(actions).sum(-1)
+
+    def entropy(self):
+        return self.distribution.entropy().sum(-1)
+
+    def get_actions(self, deterministic=False):
+        return self.distribution.mean if deterministic else self.distribution.sample()
+
+
+class WithHead(ActorCriticPolicy):
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        self.action_dist = None
+        self.action_dist = Head()
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1))
+
+    def _get_action_dist_from_latent(self, latent_pi):
+        return self.action_dist.proba_distribution(self.action_net(latent_pi))
+
+
+def test_a_distribution_that_has_weights_is_frozen_with_them_and_shares_none():
+    agent = small_agent("A2C", policy=WithHead)
+    agent.learn(16)
+    actor = actor_for(agent)
+    frozen = actor.frozen(agent.policy)
+    before = answer(agent, frozen)
+    assert torch.equal(before, answer(agent))
+    with torch.no_grad():
+        agent.policy.action_dist.spread.add_(1.0)
+    assert torch.equal(answer(agent, frozen), before), "the copy moved with the policy"
+    assert not torch.equal(answer(agent), before)
