@@ -6,6 +6,7 @@ that it ends with. Steps and networks are as small as can be.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from collections import deque
@@ -489,14 +490,14 @@ def memory(wrap: Wrap, folder: Path) -> list[Any]:
     env.seed(3)
     changes = {"policy_kwargs": {"net_arch": [8], "lstm_hidden_size": 4, "enable_critic_lstm": False}}
     changes["policy_kwargs"]["shared_lstm"] = True
-    model = wrap(RecurrentPPO)("MlpLstmPolicy", env, **on_policy(**changes))
-    model.learn(256)
-    seen, states, starts = env.reset(), None, np.ones(2, bool)
-    for _ in range(5):
-        actions, states = model.predict(seen, state=states, episode_start=starts, deterministic=True)
-        seen, _, starts, _ = env.step(actions)
-    env.close()
-    return [model]
+    with contextlib.closing(env):  # and its files
+        model = wrap(RecurrentPPO)("MlpLstmPolicy", env, **on_policy(**changes))
+        model.learn(256)
+        seen, states, starts = env.reset(), None, np.ones(2, bool)
+        for _ in range(5):
+            actions, states = model.predict(seen, state=states, episode_start=starts, deterministic=True)
+            seen, _, starts, _ = env.step(actions)
+        return [model]
 
 
 # --- An algorithm of one's own: another loss beside, other rewards in the rollout, another rollout buffer ------------
