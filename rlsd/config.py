@@ -117,6 +117,17 @@ def choice(default: str, options: tuple[str, ...]) -> Any:
     return dataclasses.field(default=default, metadata={"check": check})
 
 
+def switch(default: bool, *, kw_only: bool = False) -> Any:
+    """Declare a field of an :class:`Answer` that is on or off."""
+
+    def check(key: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} must be true or false, got {value!r}")
+        return value
+
+    return dataclasses.field(default=default, kw_only=kw_only, metadata={"check": check})
+
+
 def answers(question: str) -> Any:
     """Declare a field of an :class:`Answer` that holds any number of answers to ``question``."""
 

@@ -23,12 +23,13 @@ from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
 from rlsd.deposit import Deposit
 from rlsd.divergences import Divergence
+from rlsd.memory import check_states
 from rlsd.monitoring import Figures
 from rlsd.observations import as_items
 from rlsd.penalty import CriticPart, Penalty
 from rlsd.replay import Replay
 from rlsd.returns import Episodes
-from rlsd.sources import EvaluationSource, Source, Watched, source_for
+from rlsd.sources import EvaluationSource, Source, Watched, context_bytes, source_for
 from rlsd.states import States, StateStore
 from rlsd.strength import Dial, Strength
 from rlsd.teachers import Teacher, Teaching, Wants
@@ -36,6 +37,8 @@ from rlsd.timing import Lesson, Timing
 
 #: Sets the distiller's random stream apart from every other that is made from the agent's seed ("rlsd" in ASCII).
 _STREAM = 0x726C7364
+#: Under which names states are saved: those replayed, with their targets, met lately, and of a phase's rollouts.
+_STATES = ("replay/", "teacher/recent/", "lesson/rollouts/")
 
 
 class Distiller:
@@ -82,6 +85,9 @@ class Distiller:
         self.stores = config.timing.replays or type(self.teacher).study is not Teacher.study
         self.source = source_for(agent, self.actor)
         self.replay = Replay(store, self.actor.family.size, wants)
+        self._check_memory(agent)
+        #: Whether states are written into files.
+        self.saves_states = config.states.saved
         self.strength = Dial(config.strength, self.clock, self.ended)
         self.monitor = Figures(agent.device)
         self.penalty = Penalty(
@@ -99,6 +105,15 @@ class Distiller:
         self._age: int | None = None  # of the teacher, at the latest update
         #: What runs beside the agent's own updates, None when nothing does.
         self.lesson = config.timing.build(self, agent)
+
+    def _check_memory(self, agent: BaseAlgorithm) -> None:
+        """Raise when the states with all that is kept beside them would take more memory than they may."""
+        store, beside = self.replay.store, self.replay.target_bytes
+        space = agent.observation_space if store.offers else None
+        if store.offers:
+            beside += context_bytes(agent, self.actor)
+        setting = "states.capacity" if hasattr(self.config.states, "capacity") else f"states {self.config.states.name}:"
+        check_states(store.capacity, space, agent.device, setting, beside=beside)
 
     @property
     def states(self) -> StateStore:
@@ -269,7 +284,8 @@ class Distiller:
         """Return every tensor of the distillation's state, by name."""
         out = {f"teacher/{name}": tensor for name, tensor in self.teacher.tensors().items()}
         out |= {f"replay/{name}": tensor for name, tensor in self.replay.tensors().items()}
-        return out | {f"lesson/{n}": tensor for n, tensor in (self.lesson.tensors() if self.lesson else {}).items()}
+        out |= {f"lesson/{n}": tensor for n, tensor in (self.lesson.tensors() if self.lesson else {}).items()}
+        return out if self.saves_states else {name: t for name, t in out.items() if not name.startswith(_STATES)}
 
     def state(self) -> dict[str, Any]:
         """Return the rest of the state as plain data."""

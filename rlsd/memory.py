@@ -40,7 +40,7 @@ def observation_bytes(space: spaces.Space[Any]) -> int:
 
 def check_states(
     number: int,
-    space: spaces.Space[Any],
+    space: spaces.Space[Any] | None,
     device: torch.device,
     setting: str = "states.capacity",
     each: int = 1,
@@ -49,12 +49,13 @@ def check_states(
     """Raise when so many states would take more memory than they may.
 
     :param number: what the setting says.
+    :param space: the agent's; None where its observations lie in a buffer of the agent's, and count for nothing.
     :param setting: whose number it is.
     :param each: states for each of the number.
     :param beside: bytes that are kept beside each state.
     :raises ValueError: naming the bytes, the budget and the way out.
     """
-    one = each * (observation_bytes(space) + beside)
+    one = each * ((0 if space is None else observation_bytes(space)) + beside)
     needed, allowed = number * one, budget(device)
     if allowed is not None and needed > allowed:
         states = "states" if each == 1 else f"times {each} states"

@@ -7,8 +7,8 @@ today's statistics and to a teacher through those of the day it was frozen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,26 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 Observations = Tensor | dict[str, Tensor]
-_PLAIN = "@observation"  # the key under which an observation that is no dict travels
+T = TypeVar("T")
+
+
+class Beside(str):
+    """A key of ours among those of a user's Dict, equal to none of them whatever it is called."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Beside) and str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((Beside.__name__, str(self)))
+
+
+_PLAIN = Beside("@observation")  # the key under which an observation that is no dict travels
+_BLOCK = 4 * 2**20  # bytes of states that are copied at a time
 _LARGEST = np.finfo(np.float32).max  # floats are kept in 32 bits, where anything larger would be infinite
 # torch can carry these about, but neither write some rows of them nor compute with them and floats.
 _SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
@@ -37,8 +56,30 @@ def split_context(states: Observations) -> tuple[Observations, dict[str, Tensor]
     """Separate states into the observations and what else decided the action: masks, a recurrent memory."""
     if isinstance(states, Tensor):
         return states, {}
-    context = {key: value for key, value in states.items() if key.startswith("@") and key != _PLAIN}
-    return from_items({key: value for key, value in states.items() if key not in context}), context
+    context = {str(key): value for key, value in states.items() if isinstance(key, Beside) and key != _PLAIN}
+    rest = {key: value for key, value in states.items() if not isinstance(key, Beside) or key == _PLAIN}
+    return from_items(rest), context
+
+
+def with_context(observations: Any, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo :func:`split_context`, and return the observations and the rest as one dict.
+
+    :param context: by keys that begin with ``"@"``. A user's Dict may have the same keys: these are others.
+    """
+    return as_items(observations) | {Beside(key): value for key, value in context.items()}
+
+
+def to_names(items: Mapping[str, T]) -> dict[str, T]:
+    """Return states by key under names for a file: ours begin with one ``"@"``, a user's never do."""
+    return {str(key) if isinstance(key, Beside) or key[:1] != "@" else f"@{key}": item for key, item in items.items()}
+
+
+def from_names(named: Mapping[str, T]) -> dict[str, T]:
+    """Undo :func:`to_names`."""
+    return {
+        name[1:] if name[:2] == "@@" else Beside(name) if name[:1] == "@" else name: item
+        for name, item in named.items()
+    }
 
 
 def storage_dtype(array: np.ndarray) -> torch.dtype:
@@ -53,13 +94,29 @@ def storage_dtype(array: np.ndarray) -> torch.dtype:
     return _SIGNED.get(own, own)
 
 
+def as_array(values: Any) -> np.ndarray:
+    """Return values as a numpy array on the host: a buffer of somebody's own may keep tensors, or read them anew."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return np.asarray((values.float() if values.dtype == torch.bfloat16 else values).numpy())
+    return np.asarray(values)
+
+
+def blocks(n: int, row_bytes: int) -> Iterator[slice]:
+    """Return slices of ``n`` rows, few enough at a time that a copy of them is small."""
+    at_once = max(_BLOCK // max(row_bytes, 1), 1)
+    return (slice(start, start + at_once) for start in range(0, n, at_once))
+
+
 def finite_rows(observations: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Return which rows are finite throughout as they are kept, None when all are."""
-    masks = [
-        (np.abs(array) <= _LARGEST).reshape(len(array), -1).all(axis=1)
-        for array in observations.values()
-        if np.issubdtype(array.dtype, np.floating)
-    ]
+    masks = []
+    for array in observations.values():
+        if np.issubdtype(array.dtype, np.floating):
+            masks.append(np.ones(len(array), dtype=bool))
+            for some in blocks(len(array), array[:1].nbytes):
+                part = array[some]
+                masks[-1][some] = (np.abs(part) <= _LARGEST).reshape(len(part), -1).all(axis=1)
     if not masks or all(mask.all() for mask in masks):
         return None
     return np.asarray(np.all(masks, axis=0))
@@ -101,16 +158,16 @@ class Normalization:
     def tensors(self) -> dict[str, Tensor]:
         """Return all that is needed to build this object again, as tensors by name."""
         out = {"clip": torch.tensor(self.clip, dtype=torch.float64)}
-        for key, (mean, std) in self.statistics.items():
-            out[f"mean/{key}"], out[f"std/{key}"] = mean, std
+        for name, (mean, std) in to_names(self.statistics).items():
+            out[f"mean/{name}"], out[f"std/{name}"] = mean, std
         return out
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Normalization:
         """Undo :meth:`tensors`."""
-        keys = [name.removeprefix("mean/") for name in tensors if name.startswith("mean/")]
-        statistics = {key: (tensors[f"mean/{key}"].to(device), tensors[f"std/{key}"].to(device)) for key in keys}
-        return cls(statistics, float(tensors["clip"]))
+        names = [name.removeprefix("mean/") for name in tensors if name.startswith("mean/")]
+        statistics = {name: (tensors[f"mean/{name}"].to(device), tensors[f"std/{name}"].to(device)) for name in names}
+        return cls(from_names(statistics), float(tensors["clip"]))
 
 
 def normalizing_env(agent: BaseAlgorithm) -> VecNormalize | None:

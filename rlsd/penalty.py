@@ -10,15 +10,19 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
 from rlsd.actors import Actor, RandomSearchActor
+from rlsd.chunks import FIRST, Pace
 from rlsd.deposit import acting_as_evaluated, bounded
 from rlsd.divergences import Divergence
 from rlsd.gates import Situation
 from rlsd.monitoring import Figures
-from rlsd.observations import Normalization, Observations
+from rlsd.observations import Normalization, Observations, as_items, from_items
 from rlsd.replay import Batch, Replay
 from rlsd.strength import Dial, Feedback
 from rlsd.teachers import Teacher
 from rlsd.timing import Timing
+
+#: How many times as many states as of a teacher's go through the student at a time, whose graph is kept meanwhile.
+_GRAPH = 2
 
 
 class Penalty:
@@ -55,6 +59,7 @@ class Penalty:
         self.drawn = 0
         #: Gradients that were not finite and were dropped.
         self.dropped = torch.zeros((), device=replay.store.device)
+        self._pace = Pace()
         self._expected = 1  # deposits in the coming update: as many as in the last
         self._begun_at = 0
         self._look_at = 0
@@ -91,11 +96,54 @@ class Penalty:
     def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
         """Return the gradient to deposit at this gradient step, by parameter; nothing when this step gets none."""
         with self.monitor.timed():
-            loss = self.loss()
-            if loss is None:
+            batch = self._next()
+            if batch is None:
                 return ()
-            gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-            return self._bounded([(p, g) for p, g in zip(self._parameters, gradients, strict=True) if g is not None])
+            with acting_as_evaluated(self._modules), torch.enable_grad():
+                gradients = self._gradients(batch)
+            return self._bounded([(p, g) for p, g in zip(self._parameters, gradients, strict=False) if g is not None])
+
+    def _gradients(self, batch: Batch) -> Sequence[Tensor | None]:
+        """Return the gradient by each parameter, nothing when none is learned.
+
+        Where the network makes much of each state, few go through it at a time, and twice: what they are told apart by
+        is differentiated in between. So no more than the graph of a few is in memory.
+        """
+        count = len(batch.targets)
+        if self._pace.at_once is None and count > FIRST:
+            with torch.no_grad():
+                self._pace.measure(lambda: self._answers(batch, slice(FIRST)), FIRST)
+        at_once = _GRAPH * (self._pace.at_once or count)
+        pieces = [slice(start, start + at_once) for start in range(0, count, at_once)]
+        if len(pieces) == 1:
+            answers = self._answers(batch, pieces[0])
+            if not any(answer.requires_grad for answer in answers):
+                return ()  # the user has frozen all of it: there is nothing to pull
+            return torch.autograd.grad(self._difference(batch, *answers), self._parameters, allow_unused=True)
+        parts, learned = [], False
+        for piece in pieces:
+            answers = self._answers(batch, piece)
+            learned = learned or any(answer.requires_grad for answer in answers)
+            parts.append([answer.detach() for answer in answers])
+        if not learned:
+            return ()
+        whole = [torch.cat(some).requires_grad_() for some in zip(*parts, strict=True)]
+        slopes = torch.autograd.grad(self._difference(batch, *whole), whole, allow_unused=True)
+        sums: list[Tensor | None] = [None] * len(self._parameters)
+        for piece in pieces:
+            both = zip(self._answers(batch, piece), slopes, strict=True)
+            used = [(answer, slope[piece]) for answer, slope in both if slope is not None and answer.requires_grad]
+            outputs, weights = zip(*used, strict=True)
+            found = torch.autograd.grad(outputs, self._parameters, weights, allow_unused=True)
+            sums = [g if total is None or g is None else total + g for total, g in zip(sums, found, strict=True)]
+        return sums
+
+    def _answers(self, batch: Batch, piece: slice) -> list[Tensor]:
+        """Return the student's parameters on some of the states, and its values of them where they count."""
+        some = from_items({key: tensor[piece] for key, tensor in as_items(batch.states).items()})
+        seen = self._seen(some)
+        answers = [self.actor.parameters(self._module, seen)]
+        return answers if batch.values is None else [*answers, self.actor.values(self._module, seen)]
 
     def loss(self) -> Tensor | None:
         """Return ``beta * D``, with its graph, for this gradient step; None when this step gets none."""
@@ -103,12 +151,8 @@ class Penalty:
         if batch is None:
             return None
         with acting_as_evaluated(self._modules), torch.enable_grad():
-            seen = self._seen(batch)
-            student = self.actor.parameters(self._module, seen)
-            values = self.actor.values(self._module, seen) if batch.values is not None else None
-            if not any(answer is not None and answer.requires_grad for answer in (student, values)):
-                return None  # the user has frozen all of it: there is nothing to pull
-            return self._difference(batch, student, values)
+            answers = self._answers(batch, slice(None))
+            return self._difference(batch, *answers) if any(answer.requires_grad for answer in answers) else None
 
     def _next(self) -> Batch | None:
         """Return the minibatch of this gradient step, None when there is none."""
@@ -119,7 +163,7 @@ class Penalty:
         self.drawn += 1
         return self.replay.next(self.teacher)
 
-    def _difference(self, batch: Batch, student: Tensor, values: Tensor | None) -> Tensor:
+    def _difference(self, batch: Batch, student: Tensor, values: Tensor | None = None) -> Tensor:
         """Return the loss of this gradient step, and take note of it.
 
         :param student: the student's parameters on the states.
@@ -184,7 +228,7 @@ class Penalty:
             return ()
         assert batch.values is not None
         with acting_as_evaluated(self._modules), torch.enable_grad():
-            seen = self._seen(batch)
+            seen = self._seen(batch.states)
             student, values = self.actor.parameters(self._module, seen), self.actor.values(self._module, seen)
         acting = torch.autograd.grad(student.sum(), self._parameters, allow_unused=True)
         apart = [p for p, used in zip(self._parameters, acting, strict=True) if used is None]
@@ -204,7 +248,7 @@ class Penalty:
         batch = self.replay.next(self.teacher)
         if batch is None:
             return torch.zeros(len(candidates), device=candidates.device)
-        seen = self._seen(batch)
+        seen = self._seen(batch.states)
         with torch.no_grad(), acting_as_evaluated(self._modules):
             answers = self.actor.candidates(self._module, seen)(candidates)
             student = self.actor.parameters(self._module, seen)
@@ -240,6 +284,7 @@ class Penalty:
             "critic_steps": self.critic_steps,
             "begun_at": self._begun_at,
             "dropped": float(self.dropped),
+            "at_once": self._pace.at_once,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -248,9 +293,10 @@ class Penalty:
         self.drawn, self._begun_at = int(state["drawn"]), int(state["begun_at"])
         self.critic_steps = int(state["critic_steps"])
         self.dropped.fill_(float(state["dropped"]))
+        self._pace.load(state.get("at_once"))
 
-    def _seen(self, batch: Batch) -> Observations:
-        return batch.states if self._normalization is None else self._normalization(batch.states)
+    def _seen(self, states: Observations) -> Observations:
+        return states if self._normalization is None else self._normalization(states)
 
     def _bounded(self, gradients: list[tuple[nn.Parameter, Tensor]]) -> list[tuple[nn.Parameter, Tensor]]:
         """Drop a gradient that is not all finite, and count it; shrink one too large, where nothing else would."""

@@ -1,7 +1,7 @@
 """Minibatches of stored states with what the teacher would do there.
 
 A teacher's target is computed once per stored state and teacher, and only for states that are drawn: before an update
-the coming minibatches are drawn ahead, and one large forward pass fills in the targets they lack. So a gradient step
+the coming minibatches are drawn ahead, and a few large forward passes fill in the targets they lack. So a gradient step
 costs the same however many teachers there are and however many states are stored.
 """
 
@@ -15,14 +15,13 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from rlsd.chunks import Pace
 from rlsd.observations import Observations
 from rlsd.sources import Source
 from rlsd.states import StateStore
 from rlsd.states.base import MOST_AHEAD
 from rlsd.teachers import Teacher, Wants
 
-#: States the teacher is asked about at a time: enough to fill a large forward.
-CHUNK = 4096
 _PLAIN = Wants()
 
 
@@ -55,17 +54,31 @@ class Replay:
         self.store = store
         self.size, self.wants = size, wants
         self._allocate()
+        self._asking, self._holding = Pace(), Pace()
         self._ahead: list[tuple[np.ndarray, Tensor]] = []
         self._expected = 1
 
     def _allocate(self) -> None:
         store = self.store
-        self.targets = torch.zeros(store.capacity, self.size + self.wants.extra, device=store.device)
+        self._targets: Tensor | None = None
         # On the host, where slots are drawn, so that finding what is out of date asks nothing of the device.
         self.versions = np.zeros(store.capacity, dtype=np.int64)
         #: How firmly the student is held on each stored state; stays 1 for teachers that do not decide state by state.
         self.holds = torch.ones(store.capacity, device=store.device)
         self._firm = np.ones(store.capacity, dtype=bool)  # where they are above 0, on the host
+
+    @property
+    def target_bytes(self) -> int:
+        """The bytes of one target."""
+        return (self.size + self.wants.extra) * torch.float32.itemsize
+
+    @property
+    def targets(self) -> Tensor:
+        """The teacher's answer for each slot, ``(capacity, size + wants.extra)``; no memory is taken before."""
+        if self._targets is None:
+            shape = (self.store.capacity, self.size + self.wants.extra)
+            self._targets = torch.zeros(shape, device=self.store.device)
+        return self._targets
 
     def collect(self, agent: BaseAlgorithm, source: Source) -> np.ndarray:
         """Take up the states that the agent met since the last time, and return the slots that hold a new one."""
@@ -80,10 +93,13 @@ class Replay:
 
         :raises ValueError: when its answer has another shape than a row for each state.
         """
-        for chunk in np.split(slots, range(CHUNK, len(slots), CHUNK)):
-            if len(chunk):
-                index = torch.from_numpy(chunk).to(self.store.device)
-                self.targets[index] = teacher.ask(self.store.gather(chunk, index))
+        targets = self.targets  # allocated by now, which is nothing that the teacher makes
+
+        def ask(some: np.ndarray) -> None:
+            index = self._index(some)
+            targets[index] = teacher.ask(self.store.gather(some, index))
+
+        self._asking.in_chunks(ask, slots)
         self.versions[slots] = teacher.version
 
     def renew(self, teacher: Teacher, slots: np.ndarray) -> None:
@@ -94,7 +110,7 @@ class Replay:
         """Return what the teacher would do on some stored states, spread evenly: no random number is drawn."""
         held = self.store.slots()
         slots = held[np.unique(np.linspace(0, len(held) - 1, min(len(held), most)).astype(np.int64))]
-        return teacher.targets(self.store.gather(slots, torch.from_numpy(slots).to(self.store.device)))
+        return self._asking.joined(lambda some: teacher.targets(self.store.pick(some)), slots)
 
     def begin(self, teacher: Teacher, batches: int) -> None:
         """Prepare for an update that is expected to take ``batches`` minibatches; the first that it takes draws them.
@@ -130,26 +146,33 @@ class Replay:
             changed, coming = self.store.renewed(slots)
             self.versions[changed] = 0
         self.teach(teacher, self._stale(teacher, coming))
-        self._ahead = list(zip(slots, torch.from_numpy(slots).to(self.store.device), strict=True))[::-1]
+        self._ahead = list(zip(slots, self._index(slots), strict=True))[::-1]
 
     def _stale(self, teacher: Teacher, slots: np.ndarray) -> np.ndarray:
         """Return which of some slots hold a target that must be made anew, each named once."""
         drawn: np.ndarray = np.unique(slots)
         outdated = self.versions[drawn] != teacher.version
         if teacher.selects:
-            index = torch.from_numpy(drawn).to(self.store.device)
-            self.holds[index] = held = teacher.hold(self.store.gather(drawn, index))
+            held = self._holding.joined(lambda some: teacher.hold(self.store.pick(some)), drawn)
+            teacher.held(held)
+            self.holds[self._index(drawn)] = held
             kept = (held > 0).cpu().numpy()
             self._firm[drawn] = kept | (teacher.floor > 0)
             outdated &= (self.versions[drawn] == 0) | ~kept
         stale: np.ndarray = drawn[outdated]
         return stale
 
+    def _index(self, slots: np.ndarray) -> Tensor:
+        return torch.from_numpy(slots).to(self.store.device)
+
     def tensors(self) -> dict[str, Tensor]:
-        """Return states, targets and their versions by name."""
+        """Return states, the targets that there are, and the versions of all by name."""
         held = self._held()
         out = {f"states/{key}": tensor for key, tensor in self.store.tensors().items()}
-        return out | {"targets": self.targets[held], "versions": torch.from_numpy(self.versions[held])}
+        versions = self.versions[held]
+        made = self._index(self.store.slots()[versions > 0])
+        targets = self.targets[made] if len(made) else torch.zeros(0, self.size + self.wants.extra)
+        return out | {"targets": targets, "versions": torch.from_numpy(versions)}
 
     def _held(self) -> Any:
         """Return an index of the slots that hold a state; a slice where they have no gaps, which copies nothing."""
@@ -157,20 +180,27 @@ class Replay:
         return slots if len(slots) and slots[-1] != len(slots) - 1 else slice(len(slots))
 
     def state(self) -> dict[str, Any]:
-        """Return the store's counters and generator as plain data."""
-        return self.store.state()
+        """Return the store's counters and generator, and how many states go through at a time, as plain data."""
+        return self.store.state() | {"at_once": [self._asking.at_once, self._holding.at_once]}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take up what :meth:`tensors` and :meth:`state` returned."""
         stored = {name.removeprefix("states/"): t for name, t in tensors.items() if name.startswith("states/")}
+        for pace, at_once in zip((self._asking, self._holding), state.get("at_once", (None, None)), strict=True):
+            pace.load(at_once)
+        if "versions" not in tensors:  # saved without states: the store begins empty
+            return
         if self.store.load(stored, state):
             return  # all targets are asked for anew when their states are drawn
-        count = self.store.count
-        if tensors["targets"].shape != (count, self.targets.shape[1]) or tensors["versions"].shape != (count,):
+        count, columns, targets = self.store.count, self.size + self.wants.extra, tensors["targets"]
+        versions = tensors["versions"].numpy()
+        made = np.flatnonzero(versions > 0)
+        if targets.shape == (count, columns):  # of all, as they were saved once
+            targets = targets[torch.from_numpy(made)] if versions.shape == (count,) else targets
+        if targets.shape != (len(made), columns) or versions.shape != (count,):
             raise ValueError(
-                f"the saved targets do not fit: {tuple(tensors['targets'].shape)} found, "
-                f"{(count, self.targets.shape[1])} expected"
+                f"the saved targets do not fit: {tuple(targets.shape)} found, {(len(made), columns)} expected"
             )
-        held = self._held()
-        self.targets[held] = tensors["targets"].to(self.targets.device)
-        self.versions[held] = tensors["versions"].numpy()
+        self.versions[self._held()] = versions
+        if len(made):
+            self.targets[self._index(self.store.slots()[made])] = targets.to(self.store.device)

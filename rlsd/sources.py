@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 import zlib
 from abc import ABC, abstractmethod
@@ -17,10 +18,11 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
 from rlsd.actors import Actor
-from rlsd.observations import as_items, normalizing_env
+from rlsd.memory import observation_bytes
+from rlsd.observations import as_array, as_items, blocks, normalizing_env, with_context
 
-#: States handed over at a time: a full replay buffer of images would not fit in memory twice.
-CHUNK = 4096
+#: What every replay buffer has in SB3, by which its states are found.
+_OF_REPLAY = ("observations", "actions", "rewards", "buffer_size", "n_envs", "pos", "full")
 
 
 class Source(ABC):
@@ -79,11 +81,27 @@ class Watched(Source):
         return shared
 
 
-def source_for(agent: BaseAlgorithm, actor: Actor) -> Source:
-    """Return the source that suits an algorithm."""
+def context_bytes(agent: Any, actor: Actor) -> int:
+    """Return the bytes of what is stored beside each observation: a mask, a recurrent memory."""
+    if not isinstance(agent, OnPolicyAlgorithm):
+        return 0
+    try:
+        context = actor.context(agent)
+    except (AttributeError, KeyError, TypeError):  # an adapter of the user's own, that needs a rollout for it
+        return 0
+    return sum(array[:1].nbytes for array in context.values())
+
+
+def source_for(agent: Any, actor: Actor) -> Source:
+    """Return the source that suits an algorithm.
+
+    :raises TypeError: when its buffer is one of the user's own in which no states can be found.
+    """
     if isinstance(agent, OnPolicyAlgorithm):
+        _check_buffer(agent, agent.rollout_buffer, "rollout_buffer_class", ("observations", "buffer_size", "n_envs"))
         return RolloutSource(actor)
     if isinstance(agent, OffPolicyAlgorithm):
+        _check_buffer(agent, agent.replay_buffer, "replay_buffer_class", _OF_REPLAY)
         return ReplaySource()
     return EvaluationSource()
 
@@ -108,12 +126,12 @@ class RolloutSource(Source):
     def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
         observations = self._observations(agent)
         if observations is not None:
-            yield observations | self._actor.context(agent)
+            yield with_context(observations, self._actor.context(agent))
 
     def _observations(self, agent: Any) -> dict[str, np.ndarray] | None:
         if normalizing_env(agent) is None:
             items = as_items(agent.rollout_buffer.observations)
-            return _flattened(items, agent)
+            return _flattened({key: as_array(array) for key, array in items.items()}, agent)
         raw = self._recorder.take() if self._recorder is not None else None
         if raw is None:
             warnings.warn(
@@ -151,11 +169,10 @@ class ReplaySource(Source):
         return _Rows(self.rows(agent))
 
     def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
-        items = as_items(agent.replay_buffer.observations)
-        rows = self.rows(agent)
-        for chunk in np.split(rows, range(CHUNK, len(rows), CHUNK)):
-            if len(chunk):
-                yield _flattened({key: array[chunk] for key, array in items.items()}, agent)
+        items, rows = as_items(agent.replay_buffer.observations), self.rows(agent)
+        # A full replay buffer of images would not fit in memory twice.
+        for some in blocks(len(rows), agent.replay_buffer.n_envs * observation_bytes(agent.observation_space)):
+            yield _flattened({key: as_array(array[rows[some]]) for key, array in items.items()}, agent)
 
     def state(self) -> dict[str, Any]:  # noqa: D102
         return {"taken": self._taken, "mark": self._mark}
@@ -176,10 +193,39 @@ class _Rows(ReplaySource):
         return self._rows
 
 
+def _check_buffer(agent: Any, buffer: Any, setting: str, names: tuple[str, ...]) -> None:
+    """Raise when states cannot be read from a buffer as from SB3's: row by row, each of one state an environment.
+
+    :raises TypeError: then.
+    """
+    missing = [name for name in names if not hasattr(buffer, name)]
+    found = f"it has no {missing[0]!r}" if missing else ""
+    if not found:
+        shapes = as_items(get_obs_shape(agent.observation_space))
+        try:
+            replays = isinstance(agent, OffPolicyAlgorithm)
+            first = np.arange(1) if replays else slice(1)  # as they will be asked for
+            rows = {key: as_array(array[first]) for key, array in as_items(buffer.observations).items()}
+            if replays:
+                _mark(buffer, 0)
+            fits = rows.keys() == shapes.keys() and all(
+                row.dtype.kind in "biuf" and row.size == buffer.n_envs * math.prod(shapes[key])
+                for key, row in rows.items()
+            )
+            found = "" if fits else f"a row of its observations is { ({str(k): row.shape for k, row in rows.items()}) }"
+        except Exception as error:  # whatever a container of somebody's own raises
+            found = f"its rows cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+    if found:
+        raise TypeError(
+            f"cannot take states from a {type(buffer).__name__}: {found}. Let {setting} keep arrays or tensors "
+            "(buffer_size, n_envs, *shape) under the names of SB3's buffer, or set distill=None"
+        )
+
+
 def _mark(buffer: Any, row: int) -> int:
     """Return a checksum by which a row of a replay buffer is known again."""
     arrays = [*as_items(buffer.observations).values(), buffer.actions, buffer.rewards]
-    return zlib.crc32(b"".join(array[row].tobytes() for array in arrays))
+    return zlib.crc32(b"".join(as_array(array[row]).tobytes() for array in arrays))
 
 
 class EvaluationSource(Source):
@@ -200,10 +246,9 @@ class EvaluationSource(Source):
 
     def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
         steps, self._steps = self._steps, []
-        for start in range(0, len(steps), CHUNK):
-            some = steps[start : start + CHUNK]
-            joined = {key: np.concatenate([step[key] for step in some]) for key in some[0]}
-            yield _flattened(joined, agent)
+        for some in blocks(len(steps), observation_bytes(agent.observation_space)):
+            chunk = steps[some]
+            yield _flattened({key: np.concatenate([step[key] for step in chunk]) for key in chunk[0]}, agent)
 
 
 def _flattened(items: Mapping[str, np.ndarray], agent: BaseAlgorithm) -> dict[str, np.ndarray]:

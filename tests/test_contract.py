@@ -52,6 +52,7 @@ from torch.distributions import Categorical, Distribution, Normal, kl_divergence
 
 import rlsd
 from rlsd.environment_state import freeze, thaw
+from rlsd.observations import Beside
 from rlsd.resume import Checkpoints, Stopped
 from rlsd.teachers import Frozen
 
@@ -152,10 +153,10 @@ every_off_policy_case = cases(
 
 def distributions(agent: Any, module: Any, states: Any) -> list[Distribution]:
     """What a policy would do by SB3's own code, as torch's distributions: one for each part of the action."""
-    items = states if isinstance(states, dict) else {"@observation": states}
-    context = {key: value for key, value in items.items() if key.startswith("@") and key != "@observation"}
+    items = states if isinstance(states, dict) else {Beside("@observation"): states}
+    context = {key: value for key, value in items.items() if key.startswith("@") and key != Beside("@observation")}
     rest = {key: value for key, value in items.items() if key not in context}
-    observations = rest["@observation"] if rest.keys() == {"@observation"} else rest
+    observations = rest[Beside("@observation")] if rest.keys() == {Beside("@observation")} else rest
     if isinstance(agent, (DQN, QRDQN)):
         values = module(observations)
         values = values.mean(dim=1) if isinstance(agent, QRDQN) else values
@@ -170,11 +171,11 @@ def distributions(agent: Any, module: Any, states: Any) -> list[Distribution]:
         mean, log_std, more = module.get_action_dist_params(observations)
         found = copy.copy(module.action_dist).proba_distribution(mean, log_std, **more).distribution
     elif isinstance(agent, MaskablePPO):
-        dist = module.get_distribution(observations, context["@mask"].numpy().astype(bool))
+        dist = module.get_distribution(observations, context[Beside("@mask")].numpy().astype(bool))
         found = dist.distributions if hasattr(dist, "distributions") else dist.distribution
-    elif "@hidden" in context:
-        memory = tuple(context[key].transpose(0, 1).contiguous() for key in ("@hidden", "@cell"))
-        found = module.get_distribution(observations, memory, context["@start"])[0].distribution
+    elif Beside("@hidden") in context:
+        memory = tuple(context[key].transpose(0, 1).contiguous() for key in (Beside("@hidden"), Beside("@cell")))
+        found = module.get_distribution(observations, memory, context[Beside("@start")])[0].distribution
     else:
         found = module.get_distribution(observations).distribution
     parts = found if isinstance(found, (list, tuple)) else [found]
@@ -319,10 +320,10 @@ class Witness:
         """The states that were drawn, as VecNormalize itself shows them."""
         if normalize is None:
             return self._states
-        items = self._states if isinstance(self._states, dict) else {"@observation": self._states}
-        plain = {key: value.numpy() for key, value in items.items() if key == "@observation" or key[0] != "@"}
-        if plain.keys() == {"@observation"}:
-            shown = {"@observation": normalize.normalize_obs(plain["@observation"])}
+        items = self._states if isinstance(self._states, dict) else {Beside("@observation"): self._states}
+        plain = {key: value.numpy() for key, value in items.items() if key == Beside("@observation") or key[0] != "@"}
+        if plain.keys() == {Beside("@observation")}:
+            shown = {Beside("@observation"): normalize.normalize_obs(plain[Beside("@observation")])}
         else:
             shown = normalize.normalize_obs(plain)
         return items | {key: torch.as_tensor(value, dtype=torch.float32) for key, value in shown.items()}

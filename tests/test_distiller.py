@@ -42,6 +42,7 @@ from torch.distributions import kl_divergence
 from torch.nn import functional as F
 
 import rlsd
+from rlsd.observations import Beside
 
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -513,7 +514,7 @@ def test_a_state_that_is_not_finite_is_not_stored(value: float) -> None:
 
 def test_the_counter_of_what_was_skipped_counts_states_too() -> None:
     agent = distilled(distill=config(teacher=rlsd.Snapshot(every=1)))
-    agent.distiller.states.add({"@observation": np.full((5, 3), math.nan, np.float32)})
+    agent.distiller.states.add({Beside("@observation"): np.full((5, 3), math.nan, np.float32)})
     agent.learn(ROLLOUT)
     assert agent.distiller.present_figures()["distill/skipped_nonfinite"] == 5
 

@@ -8,10 +8,23 @@ import torch
 from agents import IMAGE_CHW, VECTOR, TinyEnv
 from gymnasium import spaces
 from helpers import SMALL_CNN, normalized_env, observe, same, small_agent, small_ppo, vec_env
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import rlsd
-from rlsd.observations import Normalization, as_items, from_items, normalizing_env, split_context, storage_dtype
+from rlsd.observations import (
+    Beside,
+    Normalization,
+    as_items,
+    from_items,
+    from_names,
+    normalizing_env,
+    split_context,
+    storage_dtype,
+    to_names,
+    with_context,
+)
 
 # Items
 
@@ -91,10 +104,53 @@ def test_an_agent_with_a_sensor_of_many_bits_trains_as_without_distillation(name
 def test_what_was_stored_beside_the_observations_is_told_from_them_by_its_key(plain):
     observations = observe(VECTOR) if plain else {"mask": observe(VECTOR), "speed": observe(VECTOR)}
     context = {"@mask": torch.ones(6, 2), "@start": torch.zeros(6)}
-    found, beside = split_context(from_items({**as_items(observations), **context}))
+    found, beside = split_context(with_context(observations, context))
     assert same(found, observations)
     assert isinstance(found, torch.Tensor) == plain
     assert same(beside, context)
+
+
+#: What a user may call the parts of an observation: as ours are called, in a file and elsewhere.
+TAKEN = [["@observation"], ["@mask", "@observation"], ["@hidden", "@cell", "@start"], ["@@mask", "@", "speed"]]
+
+
+@pytest.mark.parametrize("keys", TAKEN, ids="-".join)
+def test_ours_are_told_from_a_users_keys_whatever_they_are_called(keys):
+    observations = {key: torch.full((2, 1), float(i)) for i, key in enumerate(keys)}
+    context = {"@mask": torch.ones(2, 3), "@hidden": torch.zeros(2, 1, 4)}
+    states = with_context(observations, context)
+    assert len(states) == len(keys) + 2
+    for found, beside in (split_context(states), split_context(from_names(to_names(states)))):
+        assert same(found, observations) and same(beside, context)
+    assert split_context(from_items(as_items(observations))) == (observations, {})
+    assert all(type(name) is str for name in to_names(states))
+
+
+@pytest.mark.parametrize("keys", TAKEN, ids="-".join)
+@pytest.mark.parametrize("algorithm", [PPO, MaskablePPO, RecurrentPPO, SAC])
+def test_an_agent_whose_observations_are_called_as_ours_is_distilled_saved_and_loaded(algorithm, keys, tmp_path):
+    space = spaces.Dict({key: spaces.Box(-1, 1, (2,)) for key in keys})
+    env = vec_env(space, spaces.Box(-1, 1, (2,)) if algorithm is SAC else spaces.Discrete(3))
+    policy = "MultiInputLstmPolicy" if algorithm is RecurrentPPO else "MultiInputPolicy"
+    answers = rlsd.recipe("selective" if algorithm is PPO else "snapshot", **{"teacher.every": 16})
+    settings = {"learning_starts": 8} if algorithm is SAC else {"n_steps": 16, "batch_size": 8, "n_epochs": 1}
+    agent = rlsd.SelfDistilled(algorithm)(policy, VecNormalize(env, norm_obs=False), distill=answers, **settings)
+    agent.learn(48)
+    assert agent.distiller.deposits or algorithm is PPO
+    agent.save(tmp_path / "agent")
+    loaded = rlsd.SelfDistilled(algorithm).load(tmp_path / "agent", env=agent.env)
+    every = np.arange(agent.distiller.states.count)
+    assert same(loaded.distiller.states.pick(every), agent.distiller.states.pick(every))
+    loaded.learn(16, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("keys", TAKEN, ids="-".join)
+def test_statistics_of_observations_called_as_ours_are_saved(keys):
+    space = spaces.Dict({key: spaces.Box(-1, 1, (2,)) for key in keys})
+    agent = PPO("MultiInputPolicy", VecNormalize(vec_env(space)), n_steps=8, batch_size=8)
+    normalization = Normalization.of(agent)
+    again = Normalization.from_tensors(normalization.tensors(), agent.device)
+    assert same(again(observe(space)), normalization(observe(space)))
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["tensor", "dict"])
@@ -167,6 +223,6 @@ def test_an_environment_that_does_not_normalise_observations_is_taken_as_it_is()
 def test_what_else_decided_an_action_is_not_normalised():
     agent = small_ppo(normalized_env())
     mask = torch.ones(20, 2, dtype=torch.uint8)
-    shown = Normalization.of(agent)({"@observation": raw(VECTOR), "@mask": mask})
-    assert torch.equal(shown["@mask"], mask)
-    assert torch.equal(shown["@observation"], Normalization.of(agent)(raw(VECTOR)))
+    shown = Normalization.of(agent)({Beside("@observation"): raw(VECTOR), Beside("@mask"): mask})
+    assert torch.equal(shown[Beside("@mask")], mask)
+    assert torch.equal(shown[Beside("@observation")], Normalization.of(agent)(raw(VECTOR)))

@@ -15,7 +15,7 @@ from stable_baselines3.common.logger import Logger
 from torch.nn.utils import parameters_to_vector
 
 import rlsd
-from rlsd import KL, MSE, Constant, EveryStep, Reservoir, Snapshot
+from rlsd import KL, MSE, Constant, EveryStep, Reservoir, Snapshot, chunks
 from rlsd.actors import actor_for
 from rlsd.gates import Situation
 from rlsd.monitoring import Figures
@@ -39,7 +39,7 @@ def build(
     teacher = Snapshot().build(actor)
     teacher.take(agent)
     teacher.wants = wants or Wants(value=bool(divergence and divergence.value_weight))
-    store = Reservoir(capacity=32, batch_size=batch_size).build(np.random.SeedSequence(0), agent)
+    store = Reservoir(capacity=max(32, batch_size), batch_size=batch_size).build(np.random.SeedSequence(0), agent)
     replay = Replay(store, actor.family.size, teacher.wants)
     states = {key: t.numpy() for key, t in as_items(observe(agent.observation_space, 32)).items()}
     replay.collect(agent, Handing(states))
@@ -86,6 +86,35 @@ def test_the_gradient_is_that_of_strength_times_mean_divergence(name, divergence
         assert (gradient is None) == (id(p) not in found), key
         if gradient is not None:
             torch.testing.assert_close(found[id(p)], gradient, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("values", [False, True], ids=["actions", "values"])
+@pytest.mark.parametrize("name", ["PPO", "A2C", "SAC", "DQN"])
+def test_the_gradient_is_the_same_where_few_states_go_through_the_network_at_a_time(name, values, monkeypatch):
+    if values and name in ("SAC", "DQN"):
+        pytest.skip("has no values of states")
+    found = []
+    for room in (10**9, 100):
+        monkeypatch.setattr(chunks, "_ROOM", room)
+        agent = small_agent(name)
+        penalty = build(agent, divergence=KL(value_weight=0.5 * values), batch_size=37)
+        sizes, ask = [], penalty.actor.parameters
+        monkeypatch.setattr(penalty.actor, "parameters", lambda m, s, ask=ask, to=sizes: to.append(len(s)) or ask(m, s))
+        penalty.begin(agent, beta=0.7)
+        found.append(flat(penalty.gradients()))
+        assert penalty.deposits == 1
+        assert (max(sizes[1:]) == 37) == (room > 100), "in one piece or in several"
+    assert found[0].norm() > 0
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-6)
+
+
+def test_a_frozen_network_takes_no_part_of_a_gradient_in_pieces(monkeypatch):
+    monkeypatch.setattr(chunks, "_ROOM", 100)
+    agent = small_agent("SAC")
+    agent.policy.requires_grad_(False)
+    penalty = build(agent, batch_size=37)
+    penalty.begin(agent, beta=0.7)
+    assert list(penalty.gradients()) == [] and penalty.deposits == 0
 
 
 @pytest.mark.parametrize("stride", [1, 3])

@@ -14,8 +14,9 @@ from helpers import Handing, small_ppo
 
 from rlsd import Snapshot
 from rlsd.actors import actor_for
+from rlsd.chunks import FIRST, LARGEST
 from rlsd.observations import as_items
-from rlsd.replay import CHUNK, Replay
+from rlsd.replay import Replay
 from rlsd.states import ReservoirStore
 from rlsd.states.base import MOST_AHEAD
 from rlsd.teachers import Teacher, Wants
@@ -107,10 +108,10 @@ def test_the_missing_targets_of_an_update_come_from_one_forward_pass():
 
 
 def test_a_forward_pass_is_never_larger_than_a_chunk():
-    replay, teacher = make_replay(3 * CHUNK, batch_size=CHUNK, states=3 * CHUNK), Counting()
+    replay, teacher = make_replay(3 * LARGEST, batch_size=LARGEST, states=3 * LARGEST), Counting()
     update(replay, teacher, 4)
-    assert max(teacher.calls) <= CHUNK
-    assert len(teacher.calls) == -(-sum(teacher.calls) // CHUNK)
+    assert max(teacher.calls) == LARGEST
+    assert teacher.calls[0] == FIRST and len(teacher.calls) == 1 + -(-(sum(teacher.calls) - FIRST) // LARGEST)
     assert set(teacher.asked.values()) == {1}
 
 
@@ -185,10 +186,32 @@ def test_a_loaded_replay_goes_on_with_the_identical_stream_and_asks_nothing_agai
 @pytest.mark.parametrize("name", ["targets", "versions"])
 def test_saved_targets_that_do_not_fit_are_refused(name):
     replay = make_replay()
+    update(replay, Counting(), 2)
     tensors = replay.tensors()
     tensors[name] = tensors[name][1:]
     with pytest.raises(ValueError, match="saved targets do not fit"):
         make_replay(states=0).load(tensors, replay.state())
+
+
+def test_no_target_takes_memory_before_one_is_made_and_only_those_made_are_saved():
+    replay, teacher = make_replay(capacity=1000, states=500), Counting()
+    assert replay._targets is None
+    assert replay.tensors()["targets"].shape == (0, 2)
+    assert replay._targets is None, "saving made some"
+    update(replay, teacher, 3)
+    assert 0 < len(replay.tensors()["targets"]) == len(teacher.asked) <= 3 * 4
+
+
+def test_targets_that_were_saved_of_all_states_are_loaded():
+    replay, teacher = make_replay(), Counting()
+    update(replay, teacher, 2)
+    tensors = replay.tensors() | {"targets": replay.targets.clone()}  # as earlier versions did
+    assert (replay.versions == 0).any()
+    loaded = make_replay(states=0)
+    loaded.load(tensors, replay.state())
+    made = replay.versions > 0
+    assert torch.equal(loaded.targets[made], replay.targets[made])
+    assert (loaded.versions == replay.versions).all()
 
 
 def test_a_real_teachers_targets_are_what_it_would_do():

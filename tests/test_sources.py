@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import zlib
 
 import numpy as np
 import pytest
@@ -26,13 +28,16 @@ from helpers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecFrameStack
 
 import rlsd
-from rlsd import sources
+from rlsd import observations
 from rlsd.actors import actor_for
-from rlsd.observations import Normalization, as_items, from_items
+from rlsd.observations import Beside, Normalization, as_array, as_items, from_items
 from rlsd.sources import EvaluationSource, RawObservations, ReplaySource, RolloutSource, Source, Watched, source_for
 
 
@@ -192,7 +197,7 @@ class BreakOff(BaseCallback):
 
 
 def taken(source: ReplaySource, agent) -> list[tuple[int, int]]:
-    return [numbers for some in source.take(agent) for numbers in numbers_in(some["@observation"])]
+    return [numbers for some in source.take(agent) for numbers in numbers_in(some[Beside("@observation")])]
 
 
 @given(sizes=st.lists(st.integers(0, 20), max_size=8), rows=st.integers(1, 7), n_envs=st.integers(1, 3))
@@ -230,10 +235,10 @@ def test_of_a_buffer_that_was_reset_only_what_it_received_since_is_handed_over(b
 
 
 def test_a_large_buffer_is_handed_over_some_at_a_time(monkeypatch):
-    monkeypatch.setattr(sources, "CHUNK", 5)
     agent = agent_with_buffer(30, 2)
+    monkeypatch.setattr(observations, "_BLOCK", 5 * 2 * agent.replay_buffer.observations[0, 0].nbytes)
     old = fill(agent, 0, 23)
-    chunks = [numbers_in(some["@observation"]) for some in ReplaySource().take(agent)]
+    chunks = [numbers_in(some[Beside("@observation")]) for some in ReplaySource().take(agent)]
     assert [len(chunk) for chunk in chunks] == [10, 10, 10, 10, 6], "five rows of two environments each"
     assert sorted(number for chunk in chunks for number in chunk) == sorted(old)
 
@@ -306,13 +311,13 @@ def test_every_state_that_an_ars_candidate_met_is_stored_once(normalize):
 
 
 def test_what_was_noted_is_handed_over_once_some_at_a_time_and_in_order(monkeypatch):
-    monkeypatch.setattr(sources, "CHUNK", 3)
+    monkeypatch.setattr(observations, "_BLOCK", 3 * 12)
     agent, source = small_agent("ARS"), EvaluationSource()
     array = np.zeros((2, 3), dtype=np.float32)
     for number in range(8):
         array[:] = [[number, 0, 0], [number, 1, 0]]
         source.note(agent, array, number % 2)  # the same array each time
-    chunks = [numbers_in(some["@observation"]) for some in source.take(agent)]
+    chunks = [numbers_in(some[Beside("@observation")]) for some in source.take(agent)]
     assert [len(chunk) for chunk in chunks] == [3, 3, 2]
     assert [one for chunk in chunks for one in chunk] == [(number, number % 2) for number in range(8)]
     assert list(source.take(agent)) == []
@@ -340,18 +345,162 @@ def test_without_a_recording_normalised_states_are_left_out_with_a_warning():
 
 def test_a_watched_replay_buffer_shows_its_new_rows_once_and_shares_them_as_often_as_asked():
     agent, seen = agent_with_buffer(8, 2), []
-    source = Watched(ReplaySource(), lambda states: seen.extend(numbers_in(states["@observation"].tolist())))
+    source = Watched(ReplaySource(), lambda states: seen.extend(numbers_in(states[Beside("@observation")].tolist())))
     for first in (0, 3):
         expected = fill(agent, first, 3)
         seen.clear()
         shared = source.shared(agent)
         assert seen == expected
         for _ in range(2):
-            taken = [states["@observation"] for states in shared.take(agent)]
+            taken = [states[Beside("@observation")] for states in shared.take(agent)]
             assert numbers_in(np.concatenate(taken).tolist()) == expected
         assert seen == expected, "it was shown once"
 
 
 def test_states_that_are_taken_but_once_can_be_shared():
-    shared = Handing({"@observation": np.ones((2, 1))}).shared(None)
-    assert [len(states["@observation"]) for _ in range(2) for states in shared.take(None)] == [2, 2]
+    shared = Handing({Beside("@observation"): np.ones((2, 1))}).shared(None)
+    assert [len(states[Beside("@observation")]) for _ in range(2) for states in shared.take(None)] == [2, 2]
+
+
+# Buffers of somebody's own
+
+
+class TensorReplay(ReplayBuffer):
+    """Keeps its observations as tensors, as one on a GPU does."""
+
+    def __init__(self, *args, dtype=torch.float32, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.observations = torch.zeros(self.observations.shape, dtype=dtype)
+
+    def add(self, obs, next_obs, action, reward, done, infos):
+        kept, self.observations = self.observations, self.observations.float().numpy()
+        row = self.pos
+        super().add(obs, next_obs, action, reward, done, infos)
+        kept[row] = torch.from_numpy(self.observations[row]).to(kept.dtype)
+        self.observations = kept
+
+    def _get_samples(self, batch_inds, env=None):
+        kept, self.observations = self.observations, self.observations.float().numpy()
+        samples = super()._get_samples(batch_inds, env)
+        self.observations = kept
+        return samples
+
+
+class Packed:
+    """Rows that are packed away one by one, and unpacked when they are asked for."""
+
+    def __init__(self, array):
+        self.shape, self._rows = array.shape, [zlib.compress(row.tobytes()) for row in array]
+        self._dtype = array.dtype
+
+    def __setitem__(self, row, value):
+        self._rows[row] = zlib.compress(np.asarray(value, self._dtype).tobytes())
+
+    def __getitem__(self, rows):
+        if isinstance(rows, tuple):
+            return self[rows[0]][np.arange(len(rows[0])), rows[1]]
+        several = [np.frombuffer(zlib.decompress(self._rows[row]), self._dtype) for row in np.atleast_1d(rows)]
+        found = np.stack(several).reshape(-1, *self.shape[1:])
+        return found if np.ndim(rows) else found[0]
+
+
+class PackedReplay(ReplayBuffer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.observations = Packed(self.observations)
+
+    def _get_samples(self, batch_inds, env=None):
+        columns = np.arange(len(batch_inds)) % self.n_envs
+        parts = (self.actions, self.next_observations, self.dones, self.rewards)
+        action, following, done, reward = (array[batch_inds, columns] for array in parts)
+        data = (self.observations[batch_inds, columns], action, following, done[:, None], reward[:, None])
+        return ReplayBufferSamples(*map(self.to_torch, data))
+
+
+class MappedReplay(ReplayBuffer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        with tempfile.TemporaryFile() as file:
+            array = self.observations
+            self.observations = np.memmap(file, array.dtype, "w+", 0, array.shape)
+
+
+class HalfReplay(TensorReplay):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, dtype=torch.bfloat16, **kwargs)
+
+
+@pytest.mark.parametrize("states", ["reservoir", "replay_buffer", "minibatch"])
+@pytest.mark.parametrize("buffer", [TensorReplay, HalfReplay, PackedReplay, MappedReplay])
+def test_states_are_taken_from_a_replay_buffer_that_keeps_them_in_its_own_way(buffer, states):
+    answers = rlsd.recipe("snapshot", **{"teacher.every": 8, "states": states})
+    env = vec_env(n=2, action_space=ALGORITHMS["SAC"][2])
+    agent = small_agent("SAC", env, rlsd.SelfDistilled, distill=answers, replay_buffer_class=buffer)
+    agent.learn(60)
+    assert agent.distiller.deposits
+    store, held = agent.distiller.states, agent.replay_buffer.observations
+    if states != "minibatch":
+        assert store.count > 20
+        stored = {tuple(row) for row in store.pick(store.slots()).tolist()}
+        rows = np.asarray(as_array(held[np.arange(agent.replay_buffer.size())]), np.float32).reshape(-1, 3)
+        assert stored <= {tuple(row) for row in rows.tolist()} and len(stored) == store.count
+
+
+@pytest.mark.parametrize("name", ["PPO", "MaskablePPO"])
+def test_states_are_taken_from_a_rollout_buffer_of_tensors(name):
+    base = MaskableRolloutBuffer if name == "MaskablePPO" else RolloutBuffer
+
+    class OfTensors(base):
+        def get(self, batch_size=None):
+            self._unpack()
+            yield from super().get(batch_size)
+
+        def add(self, *args, **kwargs):
+            self._unpack()
+            super().add(*args, **kwargs)
+            self.observations = torch.from_numpy(self.observations)
+            if name == "MaskablePPO":
+                self.action_masks = torch.from_numpy(self.action_masks)
+
+        def _unpack(self):
+            self.observations = as_array(self.observations)
+            if name == "MaskablePPO":
+                self.action_masks = as_array(self.action_masks)
+
+    answers = rlsd.recipe("snapshot", **{"teacher.every": 8})
+    agent = small_agent(name, wrap=rlsd.SelfDistilled, distill=answers, rollout_buffer_class=OfTensors)
+    agent.learn(64)
+    assert agent.distiller.deposits and agent.distiller.states.count >= 32
+
+
+class NoObservations(ReplayBuffer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.frames = self.__dict__.pop("observations")
+
+
+class Listed(ReplayBuffer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.observations = list(self.observations)
+
+
+class Flat(ReplayBuffer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.observations = self.observations.reshape(-1, 1)
+
+
+class Turned(RolloutBuffer):
+    def reset(self):
+        super().reset()
+        self.observations = self.observations.swapaxes(0, 1)
+
+
+@pytest.mark.parametrize("buffer", [NoObservations, Listed, Flat, Turned])
+def test_a_buffer_in_which_no_states_are_found_is_refused_in_one_line_when_the_agent_is_built(buffer):
+    replays = issubclass(buffer, ReplayBuffer)
+    setting = {"replay_buffer_class" if replays else "rollout_buffer_class": buffer}
+    with pytest.raises(TypeError, match=f"{buffer.__name__}.*distill=None") as refused:
+        small_agent("SAC" if replays else "PPO", wrap=rlsd.SelfDistilled, **setting)
+    assert "\n" not in str(refused.value)

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rlsd.actors.base import Actor, acting_copy, actor_for, is_registered, refusal
 from rlsd.actors.comparing import imagined, scramble
-from rlsd.observations import as_items, from_items
+from rlsd.observations import from_items, with_context
 from rlsd.rng import private_numbers
 
 #: How many observations a policy is shown.
@@ -44,7 +44,7 @@ def examined(agent: BaseAlgorithm) -> Actor:
 
 def _ask(agent: BaseAlgorithm, actor: Actor, policy: torch.nn.Module, generator: np.random.Generator) -> None:
     observations = imagined(agent.policy.observation_space, _SHOWN, generator, agent.policy.device)
-    states = from_items(as_items(observations) | actor.imagined_context(policy, _SHOWN))
+    states = from_items(with_context(observations, actor.imagined_context(policy, _SHOWN)))
     try:
         actor.act(policy, states)
     except Exception:  # it knows other observations only, and nothing can be said

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from rlsd.actors.base import Actor, acting_copy, unused
 from rlsd.actors.comparing import close, imagined, overrides_none
 from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian
-from rlsd.observations import Observations, as_items, from_items, split_context
+from rlsd.observations import Observations, as_array, from_items, split_context, with_context
 from rlsd.rng import private_numbers
 from rlsd.torch_family import TorchFamily, bare, flattened
 
@@ -58,7 +58,7 @@ class ActorCritic(Actor):
         with private_numbers(generator), warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             try:
-                told = self._told(copied, from_items(as_items(observations) | context))
+                told = self._told(copied, from_items(with_context(observations, context)))
             except Exception:  # it may know other observations only: it is asked again when it acts
                 return None
             return self._family_of(told)
@@ -176,7 +176,7 @@ class MaskedActorCritic(ActorCritic):
         return {"@mask": torch.ones(n, self.family.size, dtype=torch.uint8, device=policy.device)}
 
     def context(self, agent: Any) -> dict[str, np.ndarray]:  # noqa: D102
-        masks = agent.rollout_buffer.action_masks
+        masks = as_array(agent.rollout_buffer.action_masks)
         return {"@mask": masks.reshape(-1, masks.shape[-1]).astype(np.uint8)}
 
 

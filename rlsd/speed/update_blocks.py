@@ -13,6 +13,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
+#: Bytes of features, of a whole rollout, up to which they are made of all observations at once.
+_ROOM = 16 * 2**20
 _NAMES = ("observations", "actions", "values", "log_probs", "advantages", "returns")
 
 
@@ -28,11 +30,24 @@ class Rollout:
             for name in _NAMES:
                 buffer.__dict__[name] = buffer.swap_and_flatten(buffer.__dict__[name])
             buffer.generator_ready = True
-        self.features: Tensor = inputs(torch.from_numpy(buffer.observations))
+        self._observations, self._inputs = torch.from_numpy(buffer.observations), inputs
+        wide = inputs(self._observations[:1]).nbytes * len(self) > max(_ROOM, self._observations.nbytes)
+        # One-hot or as floats they may take a thousand times what they are kept in: then for each minibatch anew.
+        self._features: Tensor | None = None if wide else inputs(self._observations)
         actions = torch.from_numpy(buffer.actions.astype(np.float32, copy=False))
         self.actions = actions.long().view(-1) if isinstance(buffer.action_space, spaces.Discrete) else actions
         numbers = (buffer.log_probs, buffer.advantages, buffer.returns, buffer.values)
         self.numbers = torch.from_numpy(np.stack([array.reshape(-1) for array in numbers]))
+
+    def __len__(self) -> int:
+        return len(self._observations)
+
+    def features(self, numbers: Tensor, out: Tensor) -> None:
+        """Write the features of the transitions of these numbers."""
+        if self._features is None:
+            out.copy_(self._inputs(self._observations[numbers]))
+        else:
+            torch.index_select(self._features, 0, numbers, out=out)
 
 
 class Block:
@@ -48,8 +63,11 @@ class Block:
 
     def __init__(self, count: int, size: int, features: int, actions: int | None, epochs: int = 1) -> None:
         self.count, self.size, self.total = count, size, count * epochs
-        # Each in memory of its own, aligned as SB3's are: how a matrix product rounds may depend on that.
-        self.features = [torch.empty(size, features) for _ in range(count)]
+        #: Whose transitions they are, while an update runs.
+        self.rollout: Rollout | None = None
+        #: Of the minibatch worked on, in memory of its own, aligned as SB3's is: how a matrix product rounds may
+        #: depend on that.
+        self.features = torch.empty(size, features)
         shape = (count * size,) if actions is None else (count * size, actions)
         self._actions = torch.empty(shape, dtype=torch.long if actions is None else torch.float32)
         self.actions = self._actions.view(count, size, -1)
@@ -64,11 +82,12 @@ class Block:
         self.rows = [rows[start : start + count] for start in range(0, self.total, count)]
         self._share = torch.tensor(-1.0) / size
 
-    def load(self, rollout: Rollout, order: Tensor, epoch: int, normalize: bool, quick: bool) -> list[Row]:
+    def load(self, order: Tensor, epoch: int, normalize: bool, quick: bool) -> list[Row]:
         """Take up the transitions of these numbers, in this order, and return their minibatches."""
-        numbers = [order] if self.count == 1 else order.split(self.size)
-        for features, part in zip(self.features, numbers, strict=True):
-            torch.index_select(rollout.features, 0, part, out=features)
+        for row, numbers in zip(self.rows[epoch], order.split(self.size), strict=True):
+            row.transitions = numbers
+        rollout = self.rollout
+        assert rollout is not None
         torch.index_select(rollout.actions, 0, order, out=self._actions)
         self._inputs[epoch].copy_(torch.index_select(rollout.numbers, 1, order))
         advantages = self._advantages[epoch]
@@ -86,7 +105,8 @@ class Row:
 
     def __init__(self, block: Block, k: int) -> None:
         self.number = k
-        self.features, self.actions = block.features[k % block.count], block.actions[k % block.count]
+        self.transitions: Tensor  # their numbers in the rollout
+        self._block, self.actions = block, block.actions[k % block.count]
         self.actions_array = self.actions.numpy()
         self.log_probs, self.ratios = block.log_probs[k], block.ratios[k]
         self.log_probs_array, self.ratios_array = self.log_probs.numpy(), self.ratios.numpy()
@@ -94,3 +114,11 @@ class Row:
         self.advantages, self.returns = block.advantages[k].numpy(), block.returns[k].numpy()
         self.plain, self.clipped = block.plain[k].numpy(), block.clipped[k].numpy()
         self.values, self.slopes = block.values[k].numpy(), block.slopes[k].numpy()
+
+    @property
+    def features(self) -> Tensor:
+        """Its observations as the networks take them, written anew over those of the minibatch before."""
+        block = self._block
+        assert block.rollout is not None
+        block.rollout.features(self.transitions, block.features)
+        return block.features

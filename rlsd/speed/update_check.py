@@ -42,14 +42,14 @@ def _compare(agent: Any, coefficients: Coefficients, exact: bool) -> bool:
     space = update_hand.workspace_of(agent, not exact)
     rollout = Rollout(agent.rollout_buffer, space.inputs)
     # Any order does, and none is drawn. Reversed, so that not every sample stands where it was collected.
-    order = torch.arange(len(rollout.features) - 1, -1, -1)
-    with space.adam.engaged(agent.policy.optimizer):
+    order = torch.arange(len(rollout) - 1, -1, -1)
+    with space.adam.engaged(agent.policy.optimizer), space.on(rollout):
         step = Step(agent, space.adam, coefficients, quick=not exact)
         space.bind()
         for bench in space.benches:
             here, order = order[: bench.block.count * bench.block.size], order[bench.block.count * bench.block.size :]
             with torch.no_grad():
-                row = bench.block.load(rollout, here, 0, agent.normalize_advantage, quick=not exact)[0]
+                row = bench.block.load(here, 0, agent.normalize_advantage, quick=not exact)[0]
                 update_hand.evaluate(bench, row, coefficients)
                 step.differentiate(space, bench, row)
             theirs = _by_autograd(agent, bench, coefficients)
@@ -60,7 +60,7 @@ def _compare(agent: Any, coefficients: Coefficients, exact: bool) -> bool:
 
 def _by_autograd(agent: Any, bench: Bench, coefficients: Coefficients) -> list[Tensor]:
     block, policy = bench.block, agent.policy
-    x, advantages = block.features[0], block.advantages[0]
+    x, advantages = block.features, block.advantages[0]
     actions = block.actions[0].squeeze(1) if block.actions.dtype == torch.long else block.actions[0]
     with torch.enable_grad():
         values, log_prob, entropy = update_eager.evaluate_features(policy, (x, x), actions)

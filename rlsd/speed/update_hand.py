@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -93,14 +94,25 @@ class Workspace:
             bench.actor.bind()
             bench.critic.bind()
 
-    def epoch(self, rollout: Rollout, number: int, normalize: bool) -> Iterator[tuple[Bench, list[Row]]]:
+    @contextmanager
+    def on(self, rollout: Rollout) -> Iterator[None]:
+        """Let all blocks be of a rollout's transitions, and let go of it afterwards."""
+        for bench in self.benches:
+            bench.block.rollout = rollout
+        try:
+            yield
+        finally:
+            for bench in self.benches:
+                bench.block.rollout = None
+
+    def epoch(self, total: int, number: int, normalize: bool) -> Iterator[tuple[Bench, list[Row]]]:
         """Draw an order from numpy's global generator, as SB3 does, and give the minibatches in it."""
-        order = torch.from_numpy(np.random.permutation(len(rollout.features)))  # noqa: NPY002
+        order = torch.from_numpy(np.random.permutation(total))  # noqa: NPY002
         start = 0
         for bench in self.benches:
             block = bench.block
             end = start + block.count * block.size
-            yield bench, block.load(rollout, order[start:end], number, normalize, self.quick)
+            yield bench, block.load(order[start:end], number, normalize, self.quick)
             start = end
 
 
@@ -152,13 +164,13 @@ def train(agent: Any, coefficients: Coefficients, quick: bool) -> Figures:
     space = workspace_of(agent, quick)
     rollout = Rollout(agent.rollout_buffer, space.inputs)
     figures = Figures()
-    with space.adam.engaged(agent.policy.optimizer):
+    with space.adam.engaged(agent.policy.optimizer), space.on(rollout):
         space.bind()
         step = Step(agent, space.adam, coefficients, quick)
         for epoch in range(agent.n_epochs):
             going_on, done = True, []
             number = epoch % space.epochs
-            for bench, rows in space.epoch(rollout, number, agent.normalize_advantage):
+            for bench, rows in space.epoch(len(rollout), number, agent.normalize_advantage):
                 for row in rows:
                     evaluate(bench, row, coefficients)
                     if agent.target_kl is not None:
@@ -182,10 +194,11 @@ def train(agent: Any, coefficients: Coefficients, quick: bool) -> Figures:
 
 def evaluate(bench: Bench, row: Row, coefficients: Coefficients) -> None:
     """Run the networks on a minibatch, up to the clipped objective of each sample."""
-    bench.head.log_prob(row, bench.actor.forward(row.features))
+    features = row.features
+    bench.head.log_prob(row, bench.actor.forward(features))
     if math.isnan(row.log_probs_array @ row.log_probs_array):
         refuse_nan()
-    bench.critic.forward(row.features)
+    bench.critic.forward(features)
     ratios, clipped = row.ratios_array, bench.clipped
     np.subtract(row.log_probs_array, row.old_log_probs, ratios)
     torch.exp(row.ratios, out=row.ratios)

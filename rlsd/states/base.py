@@ -13,9 +13,9 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from rlsd.config import Answer
+from rlsd.config import Answer, switch
 from rlsd.memory import check_states
-from rlsd.observations import Observations, finite_rows, from_items, storage_dtype
+from rlsd.observations import Observations, blocks, finite_rows, from_items, from_names, storage_dtype, to_names
 from rlsd.sources import Source
 
 #: Minibatches drawn ahead at a time: enough to fill a large forward.
@@ -68,10 +68,7 @@ class StateStore:
             return slots
         if not self._arrays:
             self._allocate(observations)
-        index = torch.from_numpy(slots).to(self.device)
-        for key, array in observations.items():
-            rows = torch.as_tensor(np.ascontiguousarray(array[kept]), device=self.device)
-            self._arrays[key][index] = rows.to(self._arrays[key].dtype)
+        self._write(observations, kept, slots)
         return slots
 
     @contextmanager
@@ -104,6 +101,10 @@ class StateStore:
         """
         return from_items({key: array[index] for key, array in self._arrays.items()})
 
+    def pick(self, slots: np.ndarray) -> Observations:
+        """Return the raw states in some slots, wherever their numbers lie."""
+        return self.gather(slots, torch.from_numpy(slots).to(self.device))
+
     @property
     def at_hand(self) -> int:
         """How many states can be read now: none of a buffer of the agent's that was not looked at since loading."""
@@ -114,18 +115,27 @@ class StateStore:
         """The memory that the states take, in bytes."""
         return sum(array.nbytes for array in self._arrays.values())
 
+    def _write(self, observations: Mapping[str, np.ndarray], kept: np.ndarray, slots: np.ndarray) -> None:
+        """Put some of the observations into as many slots, a few at a time."""
+        index = torch.from_numpy(slots).to(self.device)
+        for key, array in observations.items():
+            target = self._arrays[key]
+            for some in blocks(len(kept), array[:1].nbytes):
+                rows = torch.as_tensor(np.ascontiguousarray(array[kept[some]]), device=self.device)
+                target[index[some]] = rows.to(target.dtype)
+
     def _allocate(self, like: Mapping[str, np.ndarray]) -> None:
         for key, array in like.items():
             shape = (self.capacity, *array.shape[1:])
             self._arrays[key] = torch.zeros(shape, dtype=storage_dtype(array), device=self.device)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the stored states by key, without the empty slots."""
-        return {key: array[: self.count] for key, array in self._arrays.items()}
+        """Return the stored states by name, without the empty slots."""
+        return to_names({key: array[: self.count] for key, array in self._arrays.items()})
 
     def examples(self) -> dict[str, Tensor]:
         """Return stored states by key, as many as are at hand: they show what a state looks like."""
-        return self.tensors()
+        return from_names(self.tensors())
 
     def state(self) -> dict[str, Any]:
         """Return counters and generator as plain data."""
@@ -145,7 +155,7 @@ class StateStore:
         self.count, self.rejected = count, int(state["rejected"])
         self._generator.bit_generator.state = state["generator"]
         self._arrays = {}
-        for key, tensor in tensors.items():
+        for key, tensor in from_names(tensors).items():
             shape = (self.capacity, *tensor.shape[1:])
             self._arrays[key] = torch.zeros(shape, dtype=tensor.dtype, device=self.device)
             self._arrays[key][:count] = tensor.to(self.device)
@@ -174,7 +184,18 @@ def checked_capacity(capacity: int, batch_size: int) -> None:
 
 @dataclass(frozen=True)
 class States(Answer, question="states"):
-    """A choice of the states on which teacher and student are compared."""
+    """A choice of the states on which teacher and student are compared.
+
+    :param saved: whether states are written into zips and checkpoints. Without them a loaded agent begins with none
+        and meets its own, so that it does not go on exactly.
+    """
+
+    saved: bool = switch(True, kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as plain data; what is saved is left out where it is all, as in files of before."""
+        data = super().to_dict()
+        return data if not self.saved else {key: value for key, value in data.items() if key != "saved"}
 
     @abstractmethod
     def build(self, seed: np.random.SeedSequence, agent: BaseAlgorithm) -> StateStore:

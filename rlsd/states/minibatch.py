@@ -77,10 +77,7 @@ class RolloutMinibatchStore(StateStore):
             self._held = np.arange(n) if finite is None else np.flatnonzero(finite)
             self.rejected += n - len(self._held)
             self.count = len(self._held)
-            for key, array in states.items():
-                rows = torch.as_tensor(np.ascontiguousarray(array[self._held]), device=self.device)
-                index = torch.from_numpy(self._held).to(self.device)
-                self._arrays[key][index] = rows.to(self._arrays[key].dtype)
+            self._write(states, self._held, self._held)
         return self._held
 
     @contextmanager

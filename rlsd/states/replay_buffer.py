@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlsd.actors import algorithm_name
 from rlsd.config import integer
-from rlsd.observations import Observations, as_items, from_items, storage_dtype
+from rlsd.observations import Observations, as_array, as_items, from_items, storage_dtype
 from rlsd.sources import ReplaySource, Source
 from rlsd.states.base import States, StateStore, check_batch
 
@@ -29,7 +29,7 @@ class ReplayBufferStore(StateStore):
 
     def __init__(self, capacity: int, batch_size: int, seed: np.random.SeedSequence, device: torch.device) -> None:
         super().__init__(capacity, batch_size, seed, device)
-        self._views: dict[str, np.ndarray] = {}
+        self._views: dict[str, Any] = {}
 
     def collect(self, agent: Any, source: Source) -> np.ndarray:  # noqa: D102
         new = source.shared(agent)
@@ -47,12 +47,18 @@ class ReplayBufferStore(StateStore):
         buffer = agent.replay_buffer
         states, shapes = buffer.buffer_size * buffer.n_envs, as_items(get_obs_shape(agent.observation_space))
         items = as_items(buffer.observations).items()
-        self._views = {key: array.reshape(states, *shapes[key]) for key, array in items}
+        self._views = {
+            key: array.reshape(states, *shapes[key]) if hasattr(array, "reshape") else _States(array, buffer.n_envs)
+            for key, array in items
+        }
         return int(buffer.size() * buffer.n_envs)
 
     def gather(self, slots: np.ndarray, index: Tensor) -> Observations:  # noqa: D102
-        picked = {key: torch.from_numpy(view[slots]).to(storage_dtype(view)) for key, view in self._views.items()}
-        return from_items({key: tensor.to(self.device) for key, tensor in picked.items()})
+        picked = {}
+        for key, view in self._views.items():
+            rows = as_array(view[slots])
+            picked[key] = torch.from_numpy(rows).to(storage_dtype(rows)).to(self.device)
+        return from_items(picked)
 
     @property
     def at_hand(self) -> int:  # noqa: D102
@@ -68,6 +74,17 @@ class ReplayBufferStore(StateStore):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_views": {}}  # the agent pickles its own buffer
+
+
+class _States:
+    """The states in somebody's own container, which gives whole rows and nothing else."""
+
+    def __init__(self, rows: Any, n_envs: int) -> None:
+        self._rows, self._n_envs = rows, n_envs
+
+    def __getitem__(self, slots: np.ndarray) -> np.ndarray:
+        rows, envs = np.divmod(slots, self._n_envs)
+        return as_array(self._rows[rows])[np.arange(len(rows)), envs]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from rlsd.actors import Actor, MaskedActorCritic, examined
 from rlsd.actors.on_policy import RecurrentActorCritic
 from rlsd.config import checked_integer, checked_number
 from rlsd.divergences import KL
-from rlsd.observations import as_items
+from rlsd.observations import as_items, with_context
 from rlsd.rng import own_generator, private_numbers
 from rlsd.sources import ReplaySource
 from rlsd.states import Reservoir, StateStore
@@ -224,7 +224,7 @@ def _states(agent: Any, actor: Actor, states: Any, seed: int) -> tuple[StateStor
     if isinstance(actor, MaskedActorCritic):
         # Who does the same while all is allowed does so under any mask.
         n = len(next(iter(given.values())))
-        given["@mask"] = np.ones((n, actor.family.size), dtype=np.uint8)
+        given = with_context(given, {"@mask": np.ones((n, actor.family.size), dtype=np.uint8)})
     store.add(given)
     if store.count == 0:
         raise ValueError("states must hold finite observations, and of those given none is")

@@ -10,7 +10,7 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
 
 from rlsd.actors import Actor, MaskedActorCritic
-from rlsd.observations import as_items
+from rlsd.observations import as_items, with_context
 from rlsd.rng import private_numbers
 from rlsd.states import StateStore
 
@@ -41,7 +41,8 @@ class Walk:
                 settings: dict[str, Any] = {}
                 if self._masked:
                     settings["action_masks"] = np.stack(self._env.env_method("action_masks"))
-                    states["@mask"] = settings["action_masks"].reshape(self._env.num_envs, -1).astype(np.uint8)
+                    mask = settings["action_masks"].reshape(self._env.num_envs, -1).astype(np.uint8)
+                    states = with_context(states, {"@mask": mask})
                 self._store.add(shaped(states, agent))
                 actions, _ = agent.predict(self._seen, deterministic=False, **settings)
                 self._seen, _, _, _ = self._env.step(actions)

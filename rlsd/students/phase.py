@@ -13,13 +13,15 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
 from rlsd.actors import algorithm_name
+from rlsd.chunks import Pace
 from rlsd.config import integer, number
 from rlsd.deposit import acting_as_evaluated
 from rlsd.gates import Situation
 from rlsd.memory import check_states
-from rlsd.observations import Normalization, Observations
+from rlsd.observations import Normalization, Observations, as_array
 from rlsd.optimizers import load_state, state_tensors
 from rlsd.rng import own_generator
+from rlsd.sources import context_bytes
 from rlsd.strength import Feedback
 from rlsd.students.rollouts import RETURN_BYTES, Rollouts
 from rlsd.teachers import SnapshotTeacher
@@ -27,7 +29,6 @@ from rlsd.timing import Lesson, Timing
 
 #: Sets the phase's random stream apart from every other that is made from the agent's seed ("phas" in ASCII).
 _STREAM = 0x70686173
-_CHUNK = 4096
 
 
 class Phases(Lesson):
@@ -63,7 +64,8 @@ class Phases(Lesson):
         self.optimizer = torch.optim.Adam(self._parameters, lr=answer.learning_rate)
         self._size = agent.n_steps * agent.n_envs  # of a rollout
         setting = "timing.every_rollouts"
-        check_states(answer.every_rollouts, agent.observation_space, agent.device, setting, self._size, RETURN_BYTES)
+        beside = RETURN_BYTES + context_bytes(agent, distiller.actor)
+        check_states(answer.every_rollouts, agent.observation_space, agent.device, setting, self._size, beside)
         self.rollouts = Rollouts(answer.every_rollouts * self._size, agent.device)
         self.updates = 0  # since the last phase
         self.phases = 0
@@ -73,7 +75,7 @@ class Phases(Lesson):
         """Keep a rollout's raw states with the buffer's value targets; before the update flattens the buffer."""
         if self._distiller.strength.strength.off:
             return
-        refused = self.rollouts.add(states, agent.rollout_buffer.returns.reshape(-1))
+        refused = self.rollouts.add(states, as_array(agent.rollout_buffer.returns).reshape(-1))
         if not self._distiller.stores:  # else they were counted there
             self._distiller.penalty.dropped += refused
 
@@ -96,11 +98,12 @@ class Phases(Lesson):
     def _run(self, agent: Any, beta: float) -> None:
         teacher, size = self._distiller.teacher, self._distiller.actor.family.size
         wants = teacher.wants
-        chunks = [
-            slice(start, min(start + _CHUNK, self.rollouts.count)) for start in range(0, self.rollouts.count, _CHUNK)
-        ]
-        rows = torch.cat([teacher.ask(self.rollouts.states(chunk)) for chunk in chunks])
-        holds = torch.cat([teacher.hold(self.rollouts.states(chunk)) for chunk in chunks]) if teacher.selects else None
+        every = np.arange(self.rollouts.count)
+        rows = Pace().joined(lambda some: teacher.ask(self.rollouts.pick(some)), every)
+        holds = None
+        if teacher.selects:
+            holds = Pace().joined(lambda some: teacher.hold(self.rollouts.pick(some)), every)
+            teacher.held(holds)
         weights = None if holds is None else teacher.weigh(holds, rows[:, :size])
         normalization = Normalization.of(agent)
         modules = [*self._distiller.actor.module(agent.policy).modules(), self.head]

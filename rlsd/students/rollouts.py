@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsd.observations import Observations, finite_rows, from_items, storage_dtype
+from rlsd.observations import Observations, finite_rows, from_items, from_names, storage_dtype, to_names
 
 _RETURNS = "returns"
 #: What a return takes beside its state.
@@ -51,11 +51,15 @@ class Rollouts:
         """Make room for the next."""
         self.count = 0
 
-    def states(self, index: Tensor | slice) -> Observations:
+    def states(self, index: Tensor) -> Observations:
         """Return some of the raw states."""
         return from_items({key: array[index] for key, array in self._arrays.items()})
 
-    def returns(self, index: Tensor | slice) -> Tensor:
+    def pick(self, rows: np.ndarray) -> Observations:
+        """Return the raw states of these numbers."""
+        return self.states(torch.from_numpy(rows).to(self.device))
+
+    def returns(self, index: Tensor) -> Tensor:
         """Return the value targets of the same, ``(batch,)``."""
         return self._returns[index]
 
@@ -63,7 +67,7 @@ class Rollouts:
         """Return all that is kept, by name."""
         if not self.count:
             return {}
-        kept = {f"states/{key}": array[: self.count] for key, array in self._arrays.items()}
+        kept = {f"states/{name}": array[: self.count] for name, array in to_names(self._arrays).items()}
         return kept | {_RETURNS: self._returns[: self.count]}
 
     def load(self, tensors: Mapping[str, Tensor], most: int) -> None:
@@ -82,4 +86,4 @@ class Rollouts:
         if lengths != [len(returns)]:
             raise ValueError(f"the saved rollouts do not fit: {lengths} states and {len(returns)} returns found")
         newest = slice(max(len(returns) - most, 0), None)
-        self.add({key: array[newest] for key, array in states.items()}, returns[newest])
+        self.add({key: array[newest] for key, array in from_names(states).items()}, returns[newest])

@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
 from rlsd.actors import Actor, QLearner
+from rlsd.chunks import Pace
 from rlsd.deposit import acting_as_evaluated
 from rlsd.distributions import Gaussian
 from rlsd.divergences import Divergence
@@ -19,8 +20,8 @@ from rlsd.teachers import SnapshotTeacher, Teacher
 
 #: Of this many stored states one is held out of training, to measure on.
 HELD_OUT = 10
-#: As many of these are looked at, and as many at a time.
-MOST, CHUNK = 4096, 1024
+#: As many of these are looked at; and of the first, by which scales are told.
+MOST, SCALED_BY = 4096, 1024
 #: How far the actions at which critics are compared lie from the teacher's, on SB3's scale of -1 to 1.
 NOISE = 0.3
 
@@ -99,17 +100,23 @@ class Comparison:
 
     def calibrate(self, store: StateStore) -> None:
         """Take the scale of the values, and of a Q-learner's preferences, from held-out states."""
-        raw = _gathered(store, held_out(self._slots(store), CHUNK))
-        targets = self.tutor.targets(raw)
-        if self.tutor.actor.family.needs_scale:
-            self.tutor.actor.family.calibrate(targets)
-        expected = self.tutor.expectations(self.tutor.seen(raw), self._actions(targets))
-        if expected is not None and len(expected) > 1:
-            self.scale = max(float(expected.var(dim=0).mean()), 1.0)
+        slots, tutor = held_out(self._slots(store), SCALED_BY), self.tutor
+        targets = Pace().joined(lambda some: tutor.targets(store.pick(some)), slots)
+        if tutor.actor.family.needs_scale:
+            tutor.actor.family.calibrate(targets)
+        actions = self._actions(targets)
+
+        def expect(some: np.ndarray) -> Tensor | None:
+            seen = tutor.seen(store.pick(slots[some]))
+            return tutor.expectations(seen, None if actions is None else actions[torch.from_numpy(some)])
+
+        found = [part for part in Pace().in_chunks(expect, np.arange(len(slots))) if part is not None]
+        if found and len(slots) > 1:
+            self.scale = max(float(torch.cat(found).var(dim=0).mean()), 1.0)
 
     def batch(self, store: StateStore, size: int) -> Observations:
         """Draw raw states to learn on."""
-        return _gathered(store, training_slots(self._slots(store), size, self._generator))
+        return store.pick(training_slots(self._slots(store), size, self._generator))
 
     def parts(
         self, policy: nn.Module, raw: Observations, policy_part: bool = True, value_part: bool = True
@@ -134,12 +141,15 @@ class Comparison:
         """Return the mean ``KL(teacher || student)`` on held-out states, in nats."""
         tutor, family = self.tutor, self.tutor.actor.family
         module = tutor.actor.module(policy)
-        sums, slots = [], held_out(self._slots(store), MOST)
+        slots = held_out(self._slots(store), MOST)
+
+        def apart(some: np.ndarray) -> Tensor:
+            raw = store.pick(some)
+            student = tutor.actor.parameters(module, tutor.seen(raw))
+            return family.kl(tutor.targets(raw), student).sum()
+
         with torch.no_grad(), acting_as_evaluated(list(policy.modules())):
-            for chunk in np.split(slots, range(CHUNK, len(slots), CHUNK)):
-                raw = _gathered(store, chunk)
-                student = tutor.actor.parameters(module, tutor.seen(raw))
-                sums.append(family.kl(tutor.targets(raw), student).sum())
+            sums = Pace().in_chunks(apart, slots)
         scale = getattr(family, "tau", 1.0)  # in which a Q-learner's divergence is measured
         return float(torch.stack(sums).sum()) / len(slots) / scale
 
@@ -174,7 +184,3 @@ def training_slots(slots: np.ndarray, size: int, generator: np.random.Generator)
     drawn = generator.integers(count - -(-count // HELD_OUT), size=size)
     found: np.ndarray = slots[drawn + drawn // (HELD_OUT - 1) + 1]
     return found
-
-
-def _gathered(store: StateStore, slots: np.ndarray) -> Observations:
-    return store.gather(slots, torch.from_numpy(slots).to(store.device))

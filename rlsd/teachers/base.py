@@ -154,6 +154,9 @@ class Teacher(ABC):
         """
         raise NotImplementedError
 
+    def held(self, holds: Tensor) -> None:  # noqa: B027 - most do not look back
+        """Take note of how firmly the student is held on all states of a draw: :meth:`hold` sees a few at a time."""
+
     def weigh(self, holds: Tensor, targets: Tensor) -> Tensor:
         """Return what some states weigh in the loss, ``(batch,)``.
 

@@ -12,9 +12,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor, RandomSearchActor
+from rlsd.chunks import Pace
 from rlsd.config import integer, number
 from rlsd.distributions import Family
-from rlsd.observations import Observations, as_items, from_items
+from rlsd.observations import Observations
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.joined import JoinedTeacher
@@ -101,6 +102,7 @@ class CascadeTeacher(JoinedTeacher):
         # Its own stream: which states the hidden policies are trained on must not change what the student is shown.
         self._generator = np.random.default_rng(0xCA5CADE)
         self._rate = 0.0
+        self._pace = Pace()
 
     def refresh(self, agent: BaseAlgorithm) -> bool:  # noqa: D102
         self.live.take(agent)
@@ -136,14 +138,16 @@ class CascadeTeacher(JoinedTeacher):
             return
         size = store.batch_size
         slots = store.slots()[self._generator.integers(store.count, size=STEPS * size)]
-        states = store.gather(slots, torch.from_numpy(slots).to(store.device))
         chain = {1: self.live} | {k: self.hidden[k - 2].frozen for k in range(2, self.answer.n + 1)}
         near = {j for k in due for j in (k - 1, k, k + 1) if j in chain}
-        old = {j: chain[j].targets(states) for j in near}
-        batches = [
-            from_items({key: tensor[start : start + size] for key, tensor in as_items(states).items()})
-            for start in range(0, STEPS * size, size)
-        ]
+
+        def before(some: np.ndarray) -> list[Tensor]:
+            states = store.pick(some)
+            return [chain[j].targets(states) for j in near]
+
+        answers = zip(*self._pace.in_chunks(before, slots), strict=True)
+        old = {j: torch.cat(parts) for j, parts in zip(near, answers, strict=True)}
+        batches = [store.pick(some) for some in np.split(slots, STEPS)]
         for k in due:
             weight, target = hidden_target(self.actor.family, k, old[k], old[k - 1], old.get(k + 1), self.answer)
             self.hidden[k - 2].learn(batches, weight, target.split(size), self._rate)
@@ -155,11 +159,12 @@ class CascadeTeacher(JoinedTeacher):
         return out
 
     def state(self) -> dict[str, Any]:  # noqa: D102
-        return super().state() | {"generator": self._generator.bit_generator.state}
+        return super().state() | {"generator": self._generator.bit_generator.state, "at_once": self._pace.at_once}
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
         super().load(agent, tensors, state)
         self._generator.bit_generator.state = state["generator"]
+        self._pace.load(state.get("at_once"))
         parts = split_parts(tensors)
         if len(parts) != (self.answer.n if self.ready else 0):
             raise ValueError(f"the saved teacher does not fit this policy: it is a chain of {len(parts)}")

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from rlsd.actors import Actor, algorithm_name
 from rlsd.actors.on_policy import MaskedActorCritic, RecurrentActorCritic
+from rlsd.chunks import Pace
 from rlsd.distributions import Categorical, Family, QValues
-from rlsd.observations import Observations, as_items, from_items, split_context
+from rlsd.observations import Observations, as_items, split_context, with_context
 from rlsd.teachers.base import Teacher, Teaching
 from rlsd.teachers.donor import Donor
 from rlsd.teachers.frozen_policy import FrozenPolicy
@@ -81,8 +82,8 @@ class FrozenTeacher(Teacher):
         if self.tau is not None or not self._translates or store.count == 0:
             return
         slots = store.slots()[:: max(store.count // _SAMPLE, 1)][:_SAMPLE]
-        states = store.gather(slots, torch.from_numpy(slots).to(store.device))
-        self._policy.actor.family.calibrate(self._policy.targets(self._shown(states)))
+        values = Pace().joined(lambda some: self._policy.targets(self._shown(store.pick(some))), slots)
+        self._policy.actor.family.calibrate(values)
         self.tau = self._policy.actor.family.tau  # type: ignore[attr-defined]
 
     @property
@@ -113,10 +114,9 @@ class FrozenTeacher(Teacher):
         plain, context = split_context(observations)
         if not isinstance(self._policy.actor, MaskedActorCritic):
             return plain
-        items = as_items(plain)
-        some: Tensor = next(iter(items.values()))
+        some: Tensor = next(iter(as_items(plain).values()))
         ones = torch.ones(len(some), self._policy.actor.family.size, device=some.device)
-        return from_items(items | {"@mask": context.get("@mask", ones)})
+        return with_context(plain, {"@mask": context.get("@mask", ones)})
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         return {} if self.donor is None else self.donor.tensors()

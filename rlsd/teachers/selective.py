@@ -17,8 +17,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor
+from rlsd.chunks import Pace
 from rlsd.config import integer, number
-from rlsd.observations import Observations, from_items, storage_dtype
+from rlsd.observations import Observations, from_items, from_names, storage_dtype, to_names
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.discriminator import Discriminator
 from rlsd.teachers.ema import EmaTeacher
@@ -106,10 +107,11 @@ class SelectiveTeacher(EmaTeacher):
         if self._studied == self.version or not self._recent:
             return None
         self._studied = self.version
-        now = self._inputs(from_items(self._recent))
+        met = np.arange(len(next(iter(self._recent.values()))))
+        now = Pace().joined(lambda some: self._inputs(self._latest(some)), met)
         held = store.slots()
         slots = held[self._generator.integers(len(held), size=min(WINDOW, len(held)))]
-        stored = self._inputs(store.gather(slots, torch.from_numpy(slots).to(store.device)))
+        stored = Pace().joined(lambda some: self._inputs(store.pick(some)), slots)
         if self.discriminator is None:
             self.discriminator = Discriminator(now.shape[1], self._generator, now.device)
         self.discriminator.train(now, stored, self.steps, BATCH)
@@ -118,9 +120,14 @@ class SelectiveTeacher(EmaTeacher):
     def hold(self, observations: Observations) -> Tensor:
         """Return 0 for states like those met now, and nearly 1 for states unlike any of them."""
         assert self.discriminator is not None
-        far = (1.0 - self.discriminator.probability(self._inputs(observations)) / self.threshold).clamp_(min=0.0)
-        self._frozen, self._firmness = (far > 0).float().mean(), far.mean()
-        return far
+        return (1.0 - self.discriminator.probability(self._inputs(observations)) / self.threshold).clamp_(min=0.0)
+
+    def held(self, holds: Tensor) -> None:  # noqa: D102
+        self._frozen, self._firmness = (holds > 0).float().mean(), holds.mean()
+
+    def _latest(self, rows: np.ndarray) -> Observations:
+        index = torch.from_numpy(rows)
+        return from_items({key: tensor[index.to(tensor.device)] for key, tensor in self._recent.items()})
 
     def weigh(self, holds: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
         # Who chose blindly there left nothing to be kept.
@@ -136,7 +143,7 @@ class SelectiveTeacher(EmaTeacher):
         return {"frozen_share": float(self._frozen), "discriminator_accuracy": accuracy}
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
-        out = super().tensors() | {f"recent/{key}": tensor for key, tensor in self._recent.items()}
+        out = super().tensors() | {f"recent/{name}": tensor for name, tensor in to_names(self._recent).items()}
         out |= {f"coming/{name}": tensor for name, tensor in self.coming.tensors().items()}
         if self.discriminator is not None:
             out |= {f"discriminator/{name}": tensor for name, tensor in self.discriminator.tensors().items()}
@@ -157,9 +164,11 @@ class SelectiveTeacher(EmaTeacher):
         for part, named in parts.items():
             named.update((n.removeprefix(f"{part}/"), t) for n, t in tensors.items() if n.startswith(f"{part}/"))
         super().load(agent, {n: t for n, t in tensors.items() if n.partition("/")[0] not in parts}, state)
-        self._recent = {k: tensor[: self.window].to(agent.device).clone() for k, tensor in parts["recent"].items()}
+        recent = from_names(parts["recent"])
+        self._recent = {key: tensor[: self.window].to(agent.device).clone() for key, tensor in recent.items()}
         self.coming.load(agent, parts["coming"])
-        self._next, self._studied = int(state["next"]), int(state["studied"])
+        # Of an agent that was saved without states, none were met lately.
+        self._next, self._studied = int(state["next"]) if recent else 0, int(state["studied"])
         self._frozen, self._firmness = torch.tensor(float(state["frozen"])), torch.tensor(float(state["firmness"]))
         if parts["discriminator"]:
             size = len(parts["discriminator"]["mean"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from benchmarks.report import wait_for
 from benchmarks.series import STEP_TIME, Block, Point, Series
 from rlsd.cli.errors import UserError, blame_input, one_line
+from rlsd.observations import from_names
 
 if TYPE_CHECKING:
     from rlsd import DistillConfig
@@ -98,7 +99,7 @@ class Training:
         import numpy as np
 
         store = self.agent.distiller.states
-        states = {key: tensor.cpu().numpy() for key, tensor in store.tensors().items()}
+        states = {key: tensor.cpu().numpy() for key, tensor in from_names(store.tensors()).items()}
         rows = np.random.default_rng(0).integers(store.count, size=store.capacity - store.count)
         for start in range(0, len(rows), _CHUNK):
             store.add({key: array[rows[start : start + _CHUNK]] for key, array in states.items()})

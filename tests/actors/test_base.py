@@ -17,7 +17,7 @@ from torch import nn
 import rlsd
 from rlsd.actors import Actor, ActorCritic, actor_for, base
 from rlsd.distributions import Categorical
-from rlsd.observations import as_items
+from rlsd.observations import Beside, as_items
 
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 
@@ -29,12 +29,14 @@ def states_for(agent, n: int = 6, seed: int = 0):
     context = {}
     if hasattr(agent.policy, "lstm_actor"):
         layers, hidden = agent.policy.lstm_actor.num_layers, agent.policy.lstm_actor.hidden_size
-        context = {key: torch.randn(n, layers, hidden, generator=generator) for key in ("@hidden", "@cell")}
-        context["@start"] = (torch.arange(n) % 3 == 0).float()
+        context = {
+            key: torch.randn(n, layers, hidden, generator=generator) for key in (Beside("@hidden"), Beside("@cell"))
+        }
+        context[Beside("@start")] = (torch.arange(n) % 3 == 0).float()
     elif "Maskable" in type(agent.policy).__name__:
         mask = torch.rand(n, actor_for(agent).family.size, generator=generator) > 0.4
         mask[:, 0] = mask[:, -1] = True
-        context = {"@mask": mask.to(torch.uint8)}
+        context = {Beside("@mask"): mask.to(torch.uint8)}
     return {**as_items(observations), **context} if context else observations
 
 

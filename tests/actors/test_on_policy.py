@@ -31,7 +31,7 @@ from torch import nn
 from rlsd.actors import ActorCritic, actor_for
 from rlsd.actors.on_policy import family_of, parameters_of
 from rlsd.distributions import Gaussian
-from rlsd.observations import from_items
+from rlsd.observations import Beside, from_items
 from rlsd.sources import RolloutSource
 
 every_way_to_act = pytest.mark.parametrize(("action_space", "kwargs"), ACTING.values(), ids=ACTING.keys())
@@ -339,7 +339,7 @@ def test_masked_parameters_are_those_of_the_policys_own_masked_distribution(acti
     agent, observations = masked_agent(actions), observe(VECTOR)
     actor = actor_for(agent)
     mask = torch.from_numpy(np.stack([mask_of(o, actions) for o in observations.numpy()])).to(torch.uint8)
-    found = actor.parameters(agent.policy, {"@observation": observations, "@mask": mask})
+    found = actor.parameters(agent.policy, {Beside("@observation"): observations, Beside("@mask"): mask})
     told = masked_logits(agent.policy, observations, mask)
     torch.testing.assert_close(actor.family.normalized(found), told, rtol=1e-5, atol=1e-5)
     # What is forbidden is never done, and no gradient comes from there.
@@ -357,8 +357,8 @@ def test_masks_are_stored_with_the_observations_they_belong_to(actions):
     def look(agent):
         actor = actor_for(agent)
         (states,) = RolloutSource(actor).take(agent)
-        assert states["@mask"].shape == (16, actor.parameters(agent.policy, rows(states)).shape[1])
-        for observation, mask in zip(states["@observation"], states["@mask"], strict=True):
+        assert states[Beside("@mask")].shape == (16, actor.parameters(agent.policy, rows(states)).shape[1])
+        for observation, mask in zip(states[Beside("@observation")], states[Beside("@mask")], strict=True):
             assert mask.astype(bool).tolist() == mask_of(observation, actions).tolist()
 
     watching = AtRolloutEnd(look)
@@ -378,7 +378,7 @@ def test_a_masked_policy_with_a_method_of_its_own_is_asked_through_that(actions)
     actor = actor_for(agent)
     held = agent.policy.action_dist
     mask = torch.from_numpy(np.stack([mask_of(o, actions) for o in observations.numpy()])).to(torch.uint8)
-    found = actor.parameters(agent.policy, {"@observation": observations, "@mask": mask})
+    found = actor.parameters(agent.policy, {Beside("@observation"): observations, Beside("@mask"): mask})
     assert agent.policy.action_dist is held
     torch.testing.assert_close(
         actor.family.normalized(found), masked_logits(agent.policy, observations, mask), rtol=1e-5, atol=1e-5
@@ -399,10 +399,12 @@ def recurrent_agent(actions=None, **kwargs):
 def told_by_recurrent(policy, states) -> torch.Tensor:
     """The parameters of the policy's own distribution, one state at a time."""
     answers = []
-    for i in range(len(states["@start"])):
-        memory = tuple(states[key][i][:, None] for key in ("@hidden", "@cell"))
+    for i in range(len(states[Beside("@start")])):
+        memory = tuple(states[key][i][:, None] for key in (Beside("@hidden"), Beside("@cell")))
         one = slice(i, i + 1)
-        distribution, _ = policy.get_distribution(states["@observation"][one], memory, states["@start"][one])
+        distribution, _ = policy.get_distribution(
+            states[Beside("@observation")][one], memory, states[Beside("@start")][one]
+        )
         answers.append(parameters_of(distribution))
     return torch.cat(answers)
 
@@ -419,7 +421,7 @@ def test_recurrent_parameters_are_those_of_the_policys_own_distribution_with_the
         found = actor.family.normalized(actor.parameters(agent.policy, states))
         told = actor.family.normalized(told_by_recurrent(agent.policy, states))
         torch.testing.assert_close(found, told, rtol=1e-4, atol=1e-5)
-        assert states["@hidden"].shape == states["@cell"].shape == (16, 2, 5)
+        assert states[Beside("@hidden")].shape == states[Beside("@cell")].shape == (16, 2, 5)
 
     watching = AtRolloutEnd(look)
     recurrent_agent(actions, **kwargs).learn(32, callback=watching)
@@ -432,27 +434,27 @@ def test_a_state_is_stored_with_the_memory_it_was_acted_on_with():
         states = {key: t.reshape(8, 2, *t.shape[1:]) for key, t in rows(states).items()}  # (steps, envs, ...)
         for env in range(2):
             for step in range(7):
-                keep = 1 - states["@start"][step, env]
-                memory = tuple(keep * states[key][step, env][:, None] for key in ("@hidden", "@cell"))
-                features = agent.policy.extract_features(states["@observation"][step, env][None])
+                keep = 1 - states[Beside("@start")][step, env]
+                memory = tuple(keep * states[key][step, env][:, None] for key in (Beside("@hidden"), Beside("@cell")))
+                features = agent.policy.extract_features(states[Beside("@observation")][step, env][None])
                 with torch.no_grad():
                     _, (hidden, cell) = agent.policy.lstm_actor(features[None], memory)
-                for key, value in (("@hidden", hidden), ("@cell", cell)):
+                for key, value in ((Beside("@hidden"), hidden), (Beside("@cell"), cell)):
                     torch.testing.assert_close(states[key][step + 1, env], value[:, 0])
-        assert states["@start"].sum() >= 2, "no episode began"
+        assert states[Beside("@start")].sum() >= 2, "no episode began"
 
     recurrent_agent().learn(32, callback=AtRolloutEnd(look))
 
 
 def test_at_an_episodes_start_the_memory_is_forgotten():
     agent, observations = recurrent_agent(), observe(VECTOR)
-    memory = {key: torch.randn(6, 2, 5) for key in ("@hidden", "@cell")}
+    memory = {key: torch.randn(6, 2, 5) for key in (Beside("@hidden"), Beside("@cell"))}
     actor = actor_for(agent)
 
     def asked(start: float, scale: float) -> torch.Tensor:
         items = {key: scale * value for key, value in memory.items()}
         return actor.parameters(
-            agent.policy, {"@observation": observations, "@start": torch.full((6,), start), **items}
+            agent.policy, {Beside("@observation"): observations, Beside("@start"): torch.full((6,), start), **items}
         ).detach()
 
     assert torch.equal(asked(1.0, 1.0), asked(1.0, 7.0))
@@ -467,8 +469,8 @@ def test_a_recurrent_policy_with_a_method_of_its_own_is_asked_through_that():
             return super().get_distribution(2 * obs, lstm_states, episode_starts)
 
     agent = recurrent_agent(policy=Own)
-    states = {"@observation": observe(VECTOR), "@start": torch.tensor([1.0, 0, 0, 1, 0, 0])}
-    states |= {key: torch.randn(6, 2, 5) for key in ("@hidden", "@cell")}
+    states = {Beside("@observation"): observe(VECTOR), Beside("@start"): torch.tensor([1.0, 0, 0, 1, 0, 0])}
+    states |= {key: torch.randn(6, 2, 5) for key in (Beside("@hidden"), Beside("@cell"))}
     actor = actor_for(agent)
     found = actor.family.normalized(actor.parameters(agent.policy, states))
     torch.testing.assert_close(found, told_by_recurrent(agent.policy, states), rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from agents import N_ENVS, build, config, copied, differences, generators, logged, make_env, patches
 from gymnasium import spaces
+from helpers import vec_env
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import A2C, PPO
@@ -20,7 +21,8 @@ from torch import nn
 
 import rlsd
 from rlsd.distiller import Distiller
-from rlsd.speed import update, update_check, update_eager, update_hand
+from rlsd.speed import update, update_blocks, update_check, update_eager, update_hand
+from rlsd.speed.mlp import Inputs
 from rlsd.speed.update_blocks import Block
 from rlsd.speed.update_heads import DiscreteHead, GaussianHead, LogProbsOfTwo
 
@@ -114,6 +116,35 @@ def test_an_exact_update_is_bit_identical_to_sb3s(setting):
     changes = SETTINGS[setting]
     theirs, ours = state_of(Plain, **changes), state_of(Owned, **changes)
     assert not differences(theirs, ours), "an update differs from SB3's"
+
+
+#: Whose features take more than what they are made of, by as much as 32 times.
+GROWING = [
+    spaces.Discrete(500),
+    spaces.MultiDiscrete([40, 60]),
+    spaces.Box(0, 255, (3, 8, 8), np.uint8),
+    spaces.MultiBinary(30),
+]
+
+
+@pytest.mark.parametrize("cls", [Owned, Quick])
+@pytest.mark.parametrize("space", GROWING, ids=lambda space: type(space).__name__)
+def test_observations_that_grow_are_preprocessed_for_each_minibatch_and_no_bit_differs(cls, space, monkeypatch):
+    monkeypatch.setattr(update_blocks, "_ROOM", 0)
+    sizes, preprocess = [], Inputs.__call__
+    monkeypatch.setattr(Inputs, "__call__", lambda self, seen: sizes.append(len(seen)) or preprocess(self, seen))
+    settings = {"batch_size": 10, "n_steps": 16}
+    ours, theirs = (trained(one, env=vec_env(space, n=N_ENVS), **settings) for one in (cls, Plain))
+    assert max(sizes) == 10, "a minibatch at a time"
+    if cls is Owned:
+        assert not differences(state(theirs), state(ours))
+    assert all(bench.block.rollout is None for bench in update_hand.workspace_of(ours, cls is Quick).benches)
+
+
+def test_observations_that_stay_small_are_preprocessed_once():
+    sizes, rollout = [], trained(Owned, "discrete_observations", rollouts=1).rollout_buffer
+    update_blocks.Rollout(rollout, lambda seen: sizes.append(len(seen)) or seen.float())
+    assert sizes == [1, len(rollout.observations)]
 
 
 @pytest.mark.parametrize("kind", ["discrete", "box", "image_chw"])

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from helpers import ALGORITHMS, VECTOR, Handing, normalized_env, small_agent, vec_env
 
 import rlsd
-from rlsd.observations import Normalization, as_items, split_context
+from rlsd.observations import Beside, Normalization, as_items, split_context
 from rlsd.states import Minibatch, ReplayMinibatchStore, RolloutMinibatchStore
 
 ANSWERS = {"states": "minibatch", "teacher": {"type": "snapshot", "every": 16}}
@@ -80,7 +80,7 @@ def test_the_memory_of_a_recurrent_agent_goes_with_its_states(monkeypatch):
     agent.learn(48)
     for batch, sample, _ in pairs:
         first = sample.lstm_states.pi[0].transpose(0, 1)[0]
-        assert torch.equal(batch.states["@hidden"][0], first), "the first sequence begins with its own memory"
+        assert torch.equal(batch.states[Beside("@hidden")][0], first), "the first sequence begins with its own memory"
 
 
 @pytest.mark.parametrize("name", ["PPO", "DQN"])

@@ -28,7 +28,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import rlsd
-from rlsd.observations import Normalization, as_items, from_items
+from rlsd.observations import Beside, Normalization, as_items, from_items
 from rlsd.students.compress import compress
 
 CASES = [
@@ -198,7 +198,7 @@ def masked(seen: Any, agent: Any) -> Any:
     shape = len(next(iter(items.values()))), agent.distiller.actor.family.size
     allowed = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5
     allowed[:, [0, *np.cumsum(agent.distiller.actor.family.sizes)[:-1]]] = True  # of each choice one at least
-    return from_items(items | {"@mask": allowed.float()})
+    return from_items(items | {Beside("@mask"): allowed.float()})
 
 
 def test_statistics_are_put_around_an_environment_without_any() -> None:

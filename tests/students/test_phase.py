@@ -31,6 +31,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch.distributions import kl_divergence
 
 import rlsd
+from rlsd.observations import Beside
 from rlsd.students import Phase
 from rlsd.students.rollouts import Rollouts
 
@@ -186,7 +187,7 @@ def test_algorithms_without_rollouts_are_refused(name: str) -> None:
 def test_rollouts_keep_what_is_finite_up_to_their_room() -> None:
     rollouts = Rollouts(3, torch.device("cpu"))
     states = np.array([[0.0], [np.nan], [1e300], [3.0], [4.0], [5.0]])
-    assert rollouts.add({"@observation": states}, np.array([0.0, 1.0, 2.0, np.inf, 4.0, 5.0])) == 3
+    assert rollouts.add({Beside("@observation"): states}, np.array([0.0, 1.0, 2.0, np.inf, 4.0, 5.0])) == 3
     assert rollouts.count == 3
     assert rollouts.states(slice(0, 3)).flatten().tolist() == [0.0, 4.0, 5.0]
     assert rollouts.returns(slice(0, 3)).tolist() == [0.0, 4.0, 5.0]

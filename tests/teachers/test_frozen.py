@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import rlsd
 from rlsd.actors import actor_for
-from rlsd.observations import as_items
+from rlsd.observations import Beside, as_items
 from rlsd.states import ReservoirStore
 from rlsd.teachers import Frozen, Wants
 
@@ -48,7 +48,7 @@ def answers_of(agent, raw=RAW):
 
 
 def masked(raw=RAW, n: int = 5):
-    return {"@observation": raw, "@mask": torch.ones(len(raw), n, dtype=torch.uint8)}
+    return {Beside("@observation"): raw, Beside("@mask"): torch.ones(len(raw), n, dtype=torch.uint8)}
 
 
 @pytest.mark.parametrize("door", ["path", "agent"])
@@ -96,8 +96,8 @@ def test_a_teacher_without_masks_obeys_its_students():
     donor = small_agent("PPO", vec_env(action_space=spaces.MultiDiscrete([2, 3])))
     student = small_agent("MaskablePPO")
     states = masked()
-    states["@mask"][:, 0] = 0
-    states["@mask"][:, 3] = 0
+    states[Beside("@mask")][:, 0] = 0
+    states[Beside("@mask")][:, 3] = 0
     target = begun(Frozen(agent=donor), student).targets(states).exp()
     assert torch.all(target[:, [0, 3]] == 0)
     torch.testing.assert_close(target[:, 1], torch.ones(6))
