@@ -31,6 +31,7 @@ from torch import Tensor
 from rlsd.archives import broken, check_sizes, unfold
 from rlsd.config import DistillConfig
 from rlsd.distiller import Distiller
+from rlsd.plain import read_json, shown
 from rlsd.version import __version__
 
 CONFIG = "rlsd/config.json"
@@ -230,16 +231,16 @@ def _read_entries(name: str, archive: zipfile.ZipFile) -> Saved | None:
     if CONFIG not in entries:
         return None
     try:
-        data = json.loads(unfold(archive, CONFIG))
+        data = read_json(unfold(archive, CONFIG))
         tensors = safetensors.torch.load(unfold(archive, STATE)) if STATE in entries else {}
-    except (ValueError, SafetensorError, RecursionError) as error:
+    except (ValueError, SafetensorError) as error:
         raise ValueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else data
         writer = data.get("rlsd") if isinstance(data, dict) else None
         raise ValueError(
-            f"{name} was written by rlsd {writer} in format {found!r}, and rlsd {__version__} reads format {FORMAT}: "
-            "load it with the rlsd that wrote it, or with plain SB3, which ignores the distillation"
+            f"{name} was written by rlsd {shown(writer)} in format {shown(found)}, and rlsd {__version__} reads "
+            f"format {FORMAT}: load it with the rlsd that wrote it, or with plain SB3, which ignores the distillation"
         )
     return Saved(name, data, tensors)
 
@@ -248,8 +249,8 @@ def _check_algorithm(name: str, archive: zipfile.ZipFile, algorithm: type[BaseAl
     if "data" not in archive.namelist():
         raise ValueError(f"{name} is no SB3 zip: it has no entry 'data'")
     try:
-        data = dict(json.loads(unfold(archive, "data")))
-    except (ValueError, TypeError, RecursionError) as error:
+        data = dict(read_json(unfold(archive, "data")))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{name} is damaged: its entry 'data' is not valid JSON") from error
     written = None if saved is None else saved.data.get("algorithm")
     found = _writers(data) if written is None else [str(written)]

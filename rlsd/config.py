@@ -30,6 +30,8 @@ from typing import Any, ClassVar, TypeVar
 
 import yaml
 
+from rlsd.plain import cut, read_json, read_yaml, shown
+
 QUESTIONS = ("teacher", "states", "divergence", "strength", "timing")
 
 #: The answers that a config gives where nothing is said: the plainest to each question. See also ``recipes.DEFAULT``.
@@ -76,7 +78,7 @@ def checked_integer(key: str, value: Any, *, low: int = 0, high: float = math.in
     whole = isinstance(value, numbers.Integral) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not low <= value <= high:
         wanted = f"a whole number >= {low}" if high == math.inf else f"a whole number in [{low}, {high:g}]"
-        raise ValueError(f"{key} must be {wanted}, got {value!r}")
+        raise ValueError(f"{key} must be {wanted}, got {shown(value)}")
     return int(value)
 
 
@@ -95,7 +97,7 @@ def checked_number(key: str, value: Any, *, low: float = 0.0, high: float = math
     """Return ``value`` as a float, or raise a ``ValueError`` that names key, value and range."""
     good = isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_finite(value)
     if not good or not low <= value <= high or (low_open and value == low):
-        raise ValueError(f"{key} must be {_number_between(low, high, low_open)}, got {value!r}")
+        raise ValueError(f"{key} must be {_number_between(low, high, low_open)}, got {shown(value)}")
     return float(value)
 
 
@@ -111,7 +113,7 @@ def choice(default: str, options: tuple[str, ...]) -> Any:
 
     def check(key: str, value: Any) -> str:
         if value not in options:
-            raise ValueError(f"{key} must be one of {', '.join(map(repr, options))}, got {value!r}")
+            raise ValueError(f"{key} must be one of {', '.join(map(repr, options))}, got {shown(value)}")
         return str(value)
 
     return dataclasses.field(default=default, metadata={"check": check})
@@ -134,7 +136,7 @@ def answers(question: str) -> Any:
     def check(key: str, value: Any) -> tuple[Answer, ...]:
         items = [value] if isinstance(value, (str, Mapping, Answer)) else value
         if not isinstance(items, Iterable):
-            raise ValueError(f"{key} must be a list of {question}s, got {value!r}")
+            raise ValueError(f"{key} must be a list of {question}s, got {shown(value)}")
         return tuple(Answer.parse(question, item) for item in items)
 
     return dataclasses.field(default=(), kw_only=True, metadata={"check": check})
@@ -204,14 +206,14 @@ class Answer:
         if question == "strength" and (callable(value) or isinstance(value, numbers.Real)):
             # As everywhere in SB3: a number is a constant, a function is a schedule of remaining progress.
             return Answer.named(question, "schedule" if callable(value) else "constant").from_fields({"value": value})
-        raise ValueError(f"{question} must be a name, a mapping or an answer, got {value!r}")
+        raise ValueError(f"{question} must be a name, a mapping or an answer, got {shown(value)}")
 
     @staticmethod
     def named(question: str, name: Any) -> type[Answer]:
         """Return the class that answers ``question`` under ``name``."""
         known = _REGISTRY.get(question, {})
         if not isinstance(name, str) or name not in known:
-            raise ValueError(f"unknown {question} {name!r}; {nearest(str(name), known)}")
+            raise ValueError(f"unknown {question} {shown(name)}; {nearest(cut(str(name)), known)}")
         return known[name]
 
     @classmethod
@@ -221,7 +223,8 @@ class Answer:
         for key in fields:
             if key not in known:
                 raise ValueError(
-                    f"unknown key {cls.question}.{key} = {fields[key]!r} for {cls.name!r}; {nearest(str(key), known)}"
+                    f"unknown key {cls.question}.{cut(str(key))} = {shown(fields[key])} for {cls.name!r}; "
+                    f"{nearest(str(key), known)}"
                 )
         return cls(**fields)
 
@@ -272,7 +275,7 @@ class DistillConfig:
         for key, value in changes.items():
             question, _, field = str(key).partition(".")
             if question not in QUESTIONS:
-                raise ValueError(f"unknown key {key} = {value!r}; {nearest(question, QUESTIONS)}")
+                raise ValueError(f"unknown key {cut(str(key))} = {shown(value)}; {nearest(question, QUESTIONS)}")
             if field:
                 fields.setdefault(question, {})[field] = value
             else:
@@ -294,10 +297,10 @@ class DistillConfig:
         :raises ValueError: when ``data`` is no mapping, or a key or value in it is wrong.
         """
         if not isinstance(data, Mapping):
-            raise ValueError(f"a distillation config must be a mapping of {', '.join(QUESTIONS)}, got {data!r}")
+            raise ValueError(f"a distillation config must be a mapping of {', '.join(QUESTIONS)}, got {shown(data)}")
         for key in data:
             if key not in QUESTIONS:
-                raise ValueError(f"unknown key {key} = {data[key]!r}; {nearest(str(key), QUESTIONS)}")
+                raise ValueError(f"unknown key {cut(str(key))} = {shown(data[key])}; {nearest(str(key), QUESTIONS)}")
         return cls(**data)
 
     def to_json(self) -> str:
@@ -308,7 +311,7 @@ class DistillConfig:
     def from_json(cls, text: str | bytes) -> DistillConfig:
         """Read the config from a JSON text."""
         try:
-            data = json.loads(text)
+            data = read_json(text)
         except ValueError as error:
             raise ValueError(f"the distillation config is not valid JSON: {error}") from error
         return cls.from_dict(data)
@@ -321,7 +324,7 @@ class DistillConfig:
     def from_yaml(cls, text: str) -> DistillConfig:
         """Read the config from a YAML text."""
         try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"the distillation config is not valid YAML: {' '.join(str(error).split())}") from error
+            data = read_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"the distillation config is not valid YAML: {error}") from error
         return cls.from_dict({} if data is None else data)

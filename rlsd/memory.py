@@ -14,6 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
 from rlsd.observations import as_items, storage_dtype
+from rlsd.plain import shown
 
 #: Of the memory that is free, what one store may take when nobody says otherwise.
 SHARE = 0.5
@@ -77,7 +78,7 @@ def budget(device: torch.device) -> int | None:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\d+)?)\s*([KMGT]?B?)\s*", said, re.IGNORECASE)
         unit = match[2].upper() if match else "?"
         if match is None or unit not in _UNITS:
-            raise ValueError(f"{VARIABLE} must be bytes or a number with KB, MB, GB or TB such as 8GB, got {said!r}")
+            raise ValueError(f"{VARIABLE} must be bytes or a number with KB, MB, GB, TB such as 8GB, got {shown(said)}")
         return int(float(match[1]) * _UNITS[unit])
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_memory()
     return None if free is None else int(free * SHARE)

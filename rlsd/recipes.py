@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-# The modules of the answers register them on import.
 from rlsd import divergences, states, strength, students, teachers, timing  # noqa: F401
 from rlsd.config import DistillConfig, nearest
+
+# The modules of the answers register them on import.
+from rlsd.plain import shown
 
 #: What ``distill=`` takes everywhere.
 Distill = DistillConfig | Mapping[str, Any] | str | bool | None
@@ -228,7 +230,7 @@ def resolve(distill: Distill, algorithm: type[BaseAlgorithm] | None = None) -> D
         return recipe(DEFAULT if distill is True else distill, values=algorithm is None or has_values(algorithm))
     if isinstance(distill, Mapping):
         return DistillConfig.from_dict(distill)
-    raise ValueError(f"distill must be a recipe's name, a DistillConfig, True or None, got {distill!r}")
+    raise ValueError(f"distill must be a recipe's name, a DistillConfig, True or None, got {shown(distill)}")
 
 
 def has_values(algorithm: type[BaseAlgorithm]) -> bool:
@@ -239,5 +241,5 @@ def has_values(algorithm: type[BaseAlgorithm]) -> bool:
 
 def _named(name: str) -> Recipe:
     if not isinstance(name, str) or name not in _RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; {nearest(str(name), _RECIPES)}")
+        raise ValueError(f"unknown recipe {shown(name)}; {nearest(str(name), _RECIPES)}")
     return _RECIPES[name]

@@ -29,6 +29,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from rlsd import environment_state, faults
 from rlsd.clock import StepCounter
 from rlsd.observations import as_items, from_items
+from rlsd.plain import read_json, shown
 from rlsd.version import __version__
 from rlsd.wrapping import SelfDistilled, is_wrapped, unwrapped
 
@@ -254,11 +255,11 @@ def _laid_out(observations: Any, strides: dict[str, list[int]]) -> Any:
 
 def _read_summary(folder: Path) -> dict[str, Any]:
     try:
-        summary = json.loads((folder / SUMMARY).read_text())
+        summary = read_json((folder / SUMMARY).read_text())
         if not {"algorithm", "wrapped", "not_exact", "environment", "num_timesteps"} <= summary.keys():
             raise ValueError("keys are missing")
         if not isinstance(summary["algorithm"], str):
-            raise ValueError(f"its algorithm is {summary['algorithm']!r}")
+            raise ValueError(f"its algorithm is {shown(summary['algorithm'])}")
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder / SUMMARY} is damaged: {error}") from error
     return dict(summary)
@@ -266,7 +267,7 @@ def _read_summary(folder: Path) -> dict[str, Any]:
 
 def _read_generators(path: Path) -> dict[str, Any]:
     try:
-        saved = json.loads(path.read_text())
+        saved = read_json(path.read_text())
         if not {"python", "numpy", "torch", "cuda", "action_space"} <= saved.keys():
             raise ValueError("keys are missing")
     except (OSError, ValueError, AttributeError) as error:
@@ -286,9 +287,9 @@ def _algorithm(name: str, wrapped: bool) -> type[Any]:
     try:
         cls = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"the checkpoint's algorithm {name!r} cannot be imported: {error}") from error
+        raise ValueError(f"the checkpoint's algorithm {shown(name)} cannot be imported: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, BaseAlgorithm)):
-        raise ValueError(f"the checkpoint's algorithm {name!r} is no SB3 algorithm")
+        raise ValueError(f"the checkpoint's algorithm {shown(name)} is no SB3 algorithm")
     return SelfDistilled(cls) if wrapped else cls
 
 

@@ -19,7 +19,7 @@ LONGEST_FILE = 400
 
 # From the ground up. A module imports from its own layer or from one below; what holds a folder holds all within it.
 LAYERS = (
-    {"rlsd.version", "rlsd.config"},
+    {"rlsd.version", "rlsd.plain", "rlsd.config"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
     | {"rlsd.archives", "rlsd.pickles", "rlsd.tensor_files", "rlsd.torch_family", "rlsd.chunks"},

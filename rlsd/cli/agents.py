@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
@@ -14,6 +13,7 @@ from rlsd.cli.errors import UserError, blame_input
 from rlsd.cli.plan import Plan
 from rlsd.cli.probe import spaces_of
 from rlsd.cli.runfolder import RunFolder
+from rlsd.plain import read_json
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -96,7 +96,7 @@ def resumed_agent(plan: Plan, folder: RunFolder, checkpoint: Path) -> BaseAlgori
 def _fresh_env(plan: Plan, folder: RunFolder, checkpoint: Path) -> VecEnv | None:
     """Return a new environment when the checkpoint could not hold the old one, else None."""
     with blame_input(f"cannot resume from {checkpoint}{_way_out(checkpoint)}"):
-        reason = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["not_exact"]
+        reason = read_json((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["not_exact"]
     if not reason:
         return None
     warn(f"Episodes start afresh, the rest goes on exactly: {reason}.")

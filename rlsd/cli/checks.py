@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlsd.cli.errors import UserError, choices, nearest
 from rlsd.cli.values import parse_value
+from rlsd.plain import shown
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -67,7 +68,7 @@ def check(values: Mapping[str, Any], algorithm: type[BaseAlgorithm]) -> dict[str
     known = known_names(algorithm)
     for key in values:
         if key not in known:
-            raise UserError(f"unknown hyperparameter {key!r} for {algorithm.__name__}; {_hint(key, known)}")
+            raise UserError(f"unknown hyperparameter {shown(key)} for {algorithm.__name__}; {_hint(key, known)}")
     # The default tells where None and "auto" are values too.
     defaults = {key: arguments[key].default if key in arguments else ... for key in values}
     checked = {key: _checked(key, value, defaults[key]) for key, value in values.items()}
@@ -86,7 +87,7 @@ def check_together(values: Mapping[str, Any]) -> None:
     """
     train_freq = values.get("train_freq")
     if isinstance(train_freq, list) and train_freq[1] == "episode" and values["n_envs"] != 1:
-        raise UserError(f"train_freq {train_freq!r} counts episodes of one environment: it needs n_envs 1")
+        raise UserError(f"train_freq {shown(train_freq)} counts episodes of one environment: it needs n_envs 1")
     n_delta, n_top = values.get("n_delta"), values.get("n_top")
     if n_delta is not None and n_top is not None and n_top > n_delta:
         raise UserError(f"n_top {n_top} is more than the n_delta {n_delta} to choose from: give a smaller n_top too")
@@ -117,7 +118,7 @@ def _checked(key: str, value: Any, default: Any) -> Any:
     if key in _COUNTS_OR_MINUS_ONE:
         return -1 if value == -1 else _count(key, value, 1, "-1 or ")
     if key in _SWITCHES and not isinstance(value, bool):
-        raise UserError(f"{key} must be true or false, got {value!r}")
+        raise UserError(f"{key} must be true or false, got {shown(value)}")
     if key in _RANGES and value is not None:
         _check_range(key, value, default)
     return value
@@ -125,7 +126,7 @@ def _checked(key: str, value: Any, default: Any) -> Any:
 
 def _count(key: str, value: Any, lowest: int, also: str = "") -> int:
     if not _is_whole(value) or value < lowest:
-        raise UserError(f"{key} must be {also}a whole number >= {lowest}, got {value!r}")
+        raise UserError(f"{key} must be {also}a whole number >= {lowest}, got {shown(value)}")
     return int(value)
 
 
@@ -144,7 +145,7 @@ def _check_range(key: str, value: Any, default: Any) -> None:
     if not is_number or not low <= number <= high or (abs(number) == math.inf and key not in _LIMITS):
         bounded = f" in [{low:g}, {high:g}]" if high < math.inf else f" >= {low:g}"
         wanted = bounded if low > -math.inf else ""
-        raise UserError(f"{key} must be a number{wanted}{also}, got {value!r}")
+        raise UserError(f"{key} must be a number{wanted}{also}, got {shown(value)}")
 
 
 def _auto_start(key: str, value: Any) -> Any:
@@ -162,41 +163,41 @@ def _train_freq(value: Any) -> Any:
     """Return the steps as they are, or ``[n, unit]``."""
     number, unit = value if isinstance(value, list | tuple) and len(value) == 2 else (value, None)
     if not _is_whole(number) or number < 1 or unit not in (None, "step", "episode"):
-        raise UserError(f"train_freq must be a whole number >= 1, [n, step] or [n, episode], got {value!r}")
+        raise UserError(f"train_freq must be a whole number >= 1, [n, step] or [n, episode], got {shown(value)}")
     return int(number) if unit is None else [int(number), unit]
 
 
 def _noise_type(value: Any) -> Any:
     if value is None or value in NOISES:
         return value
-    raise UserError(f"unknown noise_type {value!r}; {choices(str(value), NOISES)}")
+    raise UserError(f"unknown noise_type {shown(value)}; {choices(str(value), NOISES)}")
 
 
 def _check_policy(name: Any, algorithm: type[BaseAlgorithm]) -> None:
     known = algorithm.policy_aliases
     if name not in known:
-        raise UserError(f"{algorithm.__name__} has no policy {name!r}; known: {', '.join(known)}")
+        raise UserError(f"{algorithm.__name__} has no policy {shown(name)}; known: {', '.join(known)}")
 
 
 def _check_policy_kwargs(values: Any, policy: str | None, algorithm: type[BaseAlgorithm]) -> None:
     if not isinstance(values, dict):
-        raise UserError(f"policy_kwargs must be a mapping such as {{net_arch: [64, 64]}}, got {values!r}")
+        raise UserError(f"policy_kwargs must be a mapping such as {{net_arch: [64, 64]}}, got {shown(values)}")
     policies = algorithm.policy_aliases
     classes = [policies[policy]] if policy is not None else list(policies.values())
     known = {name for cls in classes for name in inspect.signature(cls.__init__).parameters} - _NOT_POLICY_KWARGS
     for key in values:
         if key not in known:
-            raise UserError(f"unknown policy_kwargs {key!r} for {algorithm.__name__}; {_hint(str(key), known)}")
+            raise UserError(f"unknown policy_kwargs {shown(key)} for {algorithm.__name__}; {_hint(str(key), known)}")
     if "activation_fn" in values and str(values["activation_fn"]).removeprefix("nn.") not in ACTIVATIONS:
-        raise UserError(f"unknown activation_fn {values['activation_fn']!r}; known: {', '.join(ACTIVATIONS)}")
+        raise UserError(f"unknown activation_fn {shown(values['activation_fn'])}; known: {', '.join(ACTIVATIONS)}")
     extractor = values.get("features_extractor_class", EXTRACTORS[0])
     if extractor not in EXTRACTORS:
-        raise UserError(f"unknown features_extractor_class {extractor!r}; known: {', '.join(EXTRACTORS)}")
+        raise UserError(f"unknown features_extractor_class {shown(extractor)}; known: {', '.join(EXTRACTORS)}")
 
 
 def _check_normalize(wanted: Any) -> None:
     if wanted is not None and not isinstance(wanted, bool | dict):
-        raise UserError(f"normalize must be true, false or a mapping of {', '.join(_NORMALIZE)}, got {wanted!r}")
+        raise UserError(f"normalize must be true, false or a mapping of {', '.join(_NORMALIZE)}, got {shown(wanted)}")
     for key in wanted if isinstance(wanted, dict) else ():
         if key not in _NORMALIZE:
-            raise UserError(f"unknown key {key!r} in normalize; known: {', '.join(_NORMALIZE)}")
+            raise UserError(f"unknown key {shown(key)} in normalize; known: {', '.join(_NORMALIZE)}")

@@ -53,9 +53,13 @@ def choices(name: str, known: Collection[str], title: str = "known") -> str:
     return f"{nearest(name, known)} {title}: {', '.join(known)}".lstrip()
 
 
+#: Characters of a message that a terminal is shown.
+_LONGEST = 4000
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of ``error`` on one line, with its type where the message alone would say nothing."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error)[:_LONGEST].split())
     # str(KeyError("x")) is "'x'": without its type nobody would know what went wrong.
     return text if text and not isinstance(error, KeyError) else f"{type(error).__name__}: {text}".rstrip(": ")
 

@@ -14,6 +14,7 @@ import tyro
 from rlsd.cli.errors import UserError, choices
 from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest, read_flags
 from rlsd.cli.values import as_words, parse_pairs
+from rlsd.plain import shown
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class TrainOptions:
         known = {key: value for key, value in data.items() if key in kinds}
         for key, value in known.items():
             if not isinstance(value, kinds[key]):
-                raise ValueError(f"{key} cannot be {value!r}")
+                raise ValueError(f"{key} cannot be {shown(value)}")
         return cls(**known | {key: as_words(known[key]) for key in _PAIRS if key in known})
 
 

@@ -16,6 +16,7 @@ from rlsd.cli.probe import check_backend, load_module, spaces_of
 from rlsd.cli.runfolder import RunFolder, check_writable
 from rlsd.cli.tuned import Hyperparams
 from rlsd.cli.values import parse_pairs
+from rlsd.plain import shown
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -111,7 +112,7 @@ def algorithm_class(algo: str) -> type[BaseAlgorithm]:
     :raises UserError: when there is none, or the library it is in is not installed.
     """
     if algo not in ALGORITHMS:
-        raise UserError(f"unknown --algo {algo!r}; {choices(algo, ALGORITHMS)}")
+        raise UserError(f"unknown --algo {shown(algo)}; {choices(algo, ALGORITHMS)}")
     library, name = ALGORITHMS[algo]
     try:
         algorithm: type[BaseAlgorithm] = getattr(importlib.import_module(library), name)

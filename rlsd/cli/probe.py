@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rlsd.cli.errors import UserError, blame_input, choices
+from rlsd.plain import shown
 
 if TYPE_CHECKING:
     from gymnasium import Space
@@ -60,4 +61,4 @@ def check_backend(kind: str) -> None:
     from rlsd_envs import BACKENDS
 
     if kind not in BACKENDS:
-        raise UserError(f"unknown --vec-env {kind!r}; {choices(kind, BACKENDS)}")
+        raise UserError(f"unknown --vec-env {shown(kind)}; {choices(kind, BACKENDS)}")

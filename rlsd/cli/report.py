@@ -17,6 +17,7 @@ from rlsd.cli.plan import Plan
 from rlsd.cli.provenance import command, provenance
 from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.session import End, Session
+from rlsd.plain import shown
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Record:
         data = folder.read_yaml("run.yml")
         sessions = data.setdefault("sessions", [])
         if not (isinstance(sessions, list) and all(isinstance(session, dict) for session in sessions)):
-            raise UserError(f"{folder.params / 'run.yml'} is damaged: sessions should be a list, got {sessions!r}")
+            raise UserError(f"{folder.params / 'run.yml'} is damaged: sessions should be a list, got {shown(sessions)}")
         return cls(folder, data)._begin(argv)
 
     def _begin(self, argv: Sequence[str]) -> Record:

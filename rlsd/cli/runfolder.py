@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from rlsd.cli.errors import UserError, one_line
+from rlsd.plain import read_json, read_yaml, shown
 
 try:
     import fcntl
@@ -78,7 +79,7 @@ class RunFolder:
             places.append(log_folder / algo / f"{file_name(env_id)}_{run}")
         root = next((place for place in places if place.is_dir()), None)
         if root is None:
-            raise UserError(f"there is no run {run!r} to resume: give its folder, e.g. logs/ppo/CartPole-v1_1")
+            raise UserError(f"there is no run {shown(run)} to resume: give its folder, e.g. logs/ppo/CartPole-v1_1")
         arguments = sorted(root.glob("*/args.yml"))
         if not arguments:
             raise UserError(f"{root} is not the folder of a run: it holds no ENV/args.yml")
@@ -174,8 +175,8 @@ class RunFolder:
         """
         path = self.params / name
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            data = read_yaml(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {one_line(error)}") from error
         if not isinstance(data, dict):
             raise UserError(f"{path} is damaged: it should hold a mapping, got {type(data).__name__}")
@@ -192,7 +193,7 @@ class RunFolder:
     def read_results(self) -> dict[str, Any]:
         """Return what ``results.json`` holds, nothing when there is none."""
         try:
-            return dict(json.loads(self.results.read_text(encoding="utf-8")))
+            return dict(read_json(self.results.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return {}
 

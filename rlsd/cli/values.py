@@ -8,9 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from rlsd.cli.errors import UserError, one_line
+from rlsd.plain import read_yaml, shown
 
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
 #: What a pair looks like after flags that rl_zoo3 has too; after the others it is as in ``strength=0.3``.
@@ -25,9 +24,9 @@ def parse_value(text: str) -> Any:
     if text.strip().startswith("dict("):
         return _python_literal(text)
     try:
-        return numbers_of(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"cannot read the value {text!r}: {one_line(error)}") from error
+        return numbers_of(read_yaml(text))
+    except ValueError as error:
+        raise UserError(f"cannot read the value {shown(text)}: {one_line(error)}") from error
 
 
 def numbers_of(value: Any) -> Any:
@@ -52,7 +51,7 @@ def parse_pairs(flag: str, words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         match = re.match(r"([\w.]+)[:=](.*)", word, flags=re.DOTALL)
         if match is None:
-            raise UserError(f"{flag} takes {_pairs(flag)}, got {word!r}")
+            raise UserError(f"{flag} takes {_pairs(flag)}, got {shown(word)}")
         pairs[match[1]] = parse_value(match[2])
     return pairs
 
@@ -65,7 +64,7 @@ def as_words(pairs: dict[str, Any]) -> tuple[str, ...]:
 def _mapping(flag: str, text: str) -> dict[str, Any]:
     value = parse_value(text)
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{flag} takes {_pairs(flag)}, or a JSON object, got {text!r}")
+        raise UserError(f"{flag} takes {_pairs(flag)}, or a JSON object, got {shown(text)}")
     return value
 
 
@@ -77,8 +76,10 @@ def _python_literal(text: str) -> Any:
     """Read ``dict(key=value, ...)`` with literal values; ``nn.ReLU`` becomes the name ``"ReLU"``."""
     try:
         return _literal(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read {text!r}: only dict(name=value, ...) with plain values is understood") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(
+            f"cannot read {shown(text)}: only dict(name=value, ...) with plain values is understood"
+        ) from error
 
 
 def _literal(node: ast.expr) -> Any:

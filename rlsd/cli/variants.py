@@ -10,6 +10,7 @@ from typing import Any
 from rlsd.cli.errors import UserError, choices
 from rlsd.cli.options import SPEEDS
 from rlsd.cli.values import as_words, parse_pairs
+from rlsd.plain import shown
 
 #: The variant that the others are measured against.
 BASELINE = "baseline"
@@ -63,7 +64,7 @@ def parse_variants(words: Iterable[str], recipes: Sequence[str]) -> list[Variant
     names = [variant.name for variant in variants]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"--variants names {name!r} twice: give each variant a name of its own")
+            raise UserError(f"--variants names {shown(name)} twice: give each variant a name of its own")
     return variants
 
 
@@ -77,7 +78,7 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise UserError(f"--seeds takes whole numbers and ranges such as 100-109 or 0,3,7-9, got {text!r}")
+            raise UserError(f"--seeds takes whole numbers and ranges such as 100-109 or 0,3,7-9, got {shown(text)}")
         seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {text} names a seed twice")
@@ -87,21 +88,21 @@ def parse_seeds(text: str) -> list[int]:
 def _variant(text: str, recipes: Sequence[str]) -> Variant:
     name, colon, settings = text.partition(":")
     if not _NAME.fullmatch(name):
-        raise UserError(f"the name of a variant takes letters, digits and . + - _, got {name!r}")
+        raise UserError(f"the name of a variant takes letters, digits and . + - _, got {shown(name)}")
     if not colon:
         return _known(name, recipes)
     if name in (BASELINE, DEFAULT):
-        raise UserError(f"{name!r} cannot have settings, since it means one thing; give the variant another name")
+        raise UserError(f"{shown(name)} cannot have settings, since it means one thing; give the variant another name")
     words = [word.strip() for word in settings.split(";") if word.strip()]
     baseline = "baseline" in words
     pairs = parse_pairs(f"variant {name}", [word for word in words if word != "baseline"])
     recipe = pairs.pop("recipe", name if name in recipes else None)
     speed = pairs.pop("speed", None)
     if speed not in (None, *SPEEDS):
-        raise UserError(f"variant {name}: speed must be one of {', '.join(SPEEDS)}, got {speed!r}")
+        raise UserError(f"variant {name}: speed must be one of {', '.join(SPEEDS)}, got {shown(speed)}")
     hyperparams = {key.removeprefix(_HYPERPARAMS): pairs.pop(key) for key in [*pairs] if key.startswith(_HYPERPARAMS)}
     if baseline and (pairs or recipe or speed):
-        raise UserError(f"variant {name}: baseline is training without distillation, so {text!r} contradicts itself")
+        raise UserError(f"variant {name}: baseline is training without distillation, {shown(text)} contradicts it")
     return Variant(name, baseline, None if recipe is None else str(recipe), pairs, hyperparams, speed)
 
 
@@ -123,7 +124,7 @@ def _known(name: str, recipes: Sequence[str]) -> Variant:
     if name not in (BASELINE, DEFAULT):
         known = (BASELINE, DEFAULT, *recipes)
         hint = f"{choices(name, known)}; or {name}:key=value;key=value"
-        raise UserError(f"unknown variant {name!r}; {hint}")
+        raise UserError(f"unknown variant {shown(name)}; {hint}")
     return Variant(name, baseline=name == BASELINE)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from rlsd.plain import shown
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -39,9 +41,9 @@ class Speed:
             value = getattr(self, field.name)
             if field.name == "mirror_every":
                 if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    raise ValueError(f"speed.mirror_every must be a whole number >= 1, got {value!r}")
+                    raise ValueError(f"speed.mirror_every must be a whole number >= 1, got {shown(value)}")
             elif not isinstance(value, bool):
-                raise ValueError(f"speed.{field.name} must be True or False, got {value!r}")
+                raise ValueError(f"speed.{field.name} must be True or False, got {shown(value)}")
 
     @property
     def exact(self) -> bool:
@@ -70,5 +72,5 @@ def resolve_speed(wanted: str | Speed | None) -> Speed | None:
     if wanted is None or isinstance(wanted, Speed):
         return wanted
     if not isinstance(wanted, str) or wanted not in PRESETS:
-        raise ValueError(f"speed must be 'exact', 'max', None or a rlsd.Speed, got {wanted!r}")
+        raise ValueError(f"speed must be 'exact', 'max', None or a rlsd.Speed, got {shown(wanted)}")
     return PRESETS[wanted]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlsd.config import answers, checked_number, integer
 from rlsd.observations import Observations, as_items, from_items
+from rlsd.plain import shown
 from rlsd.sources import Source
 from rlsd.states.base import States, StateStore, check_batch
 from rlsd.states.recent import Recent
@@ -97,7 +98,7 @@ class MixtureStore(StateStore):
 
 def _shares(key: str, value: Any) -> tuple[float, ...]:
     if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
-        raise ValueError(f"{key} must be a list of numbers > 0, got {value!r}")
+        raise ValueError(f"{key} must be a list of numbers > 0, got {shown(value)}")
     return tuple(checked_number(f"{key}[{i}]", share, low_open=True) for i, share in enumerate(value))
 
 
@@ -124,7 +125,9 @@ class Mixture(States, name="mixture"):
         if len(self.parts) < 2:
             raise ValueError(f"states.parts must be two stores at least, got {len(self.parts)}")
         if self.shares and len(self.shares) != len(self.parts):
-            raise ValueError(f"states.shares must be {len(self.parts)} numbers, one a part, got {list(self.shares)!r}")
+            raise ValueError(
+                f"states.shares must be {len(self.parts)} numbers, one a part, got {shown([*self.shares])}"
+            )
         if self.batch_size < len(self.parts):
             raise ValueError(f"states.batch_size must be at least the {len(self.parts)} parts, got {self.batch_size}")
         for part in self.parts:

@@ -11,7 +11,6 @@ import copy
 import hashlib
 import inspect
 import io
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -28,7 +27,9 @@ from stable_baselines3.common.vec_env.patch_gym import _convert_space
 from torch import Tensor, nn
 
 from rlsd.actors import algorithm_name, examined
+from rlsd.archives import unfold
 from rlsd.observations import Normalization
+from rlsd.plain import read_json
 from rlsd.teachers.frozen_policy import FrozenPolicy
 
 #: All of an agent that its policy is built from. ``use_sde`` is not there for every algorithm.
@@ -127,7 +128,7 @@ class Donor:
 def _unpack(file: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return what a policy is built from, and its weights. Only the pickles needed for that are read."""
     with zipfile.ZipFile(file) as archive:
-        others = set(json.loads(archive.read("data"))) - {*_NEEDED, "use_sde"}
+        others = set(read_json(unfold(archive, "data"))) - {*_NEEDED, "use_sde"}
     if isinstance(file, io.IOBase):
         file.seek(0)
     found, params, _ = load_from_zip_file(file, device="cpu", custom_objects=dict.fromkeys(others))

@@ -16,6 +16,7 @@ from rlsd.actors.on_policy import MaskedActorCritic, RecurrentActorCritic
 from rlsd.chunks import Pace
 from rlsd.distributions import Categorical, Family, QValues
 from rlsd.observations import Observations, as_items, split_context, with_context
+from rlsd.plain import shown
 from rlsd.teachers.base import Teacher, Teaching
 from rlsd.teachers.donor import Donor
 from rlsd.teachers.frozen_policy import FrozenPolicy
@@ -157,7 +158,7 @@ def _described(family: Family) -> str:
 
 def _path(key: str, value: Any) -> str:
     if not isinstance(value, (str, os.PathLike)):
-        raise ValueError(f"{key} must be a path, got {value!r}")
+        raise ValueError(f"{key} must be a path, got {shown(value)}")
     return os.fspath(value)
 
 
@@ -166,7 +167,7 @@ def _agent(key: str, value: Any) -> Donor | str | None:
         return Donor.of(value)
     if value is None or isinstance(value, (Donor, str)):
         return value or None
-    raise ValueError(f"{key} must be an SB3 agent, got {value!r}")
+    raise ValueError(f"{key} must be an SB3 agent, got {shown(value)}")
 
 
 @dataclass(frozen=True)

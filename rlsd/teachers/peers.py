@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlsd.actors import Actor, RecurrentActorCritic
 from rlsd.config import integer
+from rlsd.plain import shown
 from rlsd.teachers.base import Teaching
 from rlsd.teachers.frozen import misfit
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
@@ -215,7 +216,7 @@ class PeersTeacher(JoinedTeacher):
 
 def _group(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{key} must be a name, got {value!r}")
+        raise ValueError(f"{key} must be a name, got {shown(value)}")
     return value
 
 
