@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from types import MethodType
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from rlsd.distributions import Family
 from rlsd.observations import Observations, split_context
 
 _ACTORS: dict[str, type[Actor]] = {}
+_COMPILED = "_orig_mod"  # under which torch.compile keeps the module that it was given
 _REGISTERED: set[str] = set()  # of these, the policies for which a user named the adapter
 
 
@@ -129,7 +131,7 @@ def actor_for(agent: BaseAlgorithm) -> Actor:
     if cls is None:
         raise TypeError(refusal(agent, "rlsd does not know how this policy acts"))
     try:
-        return _ACTORS[_name(cls)](agent.policy)
+        return _ACTORS[_name(cls)](uncompiled(agent.policy))
     except TypeError as error:
         raise TypeError(refusal(agent, str(error))) from error
 
@@ -141,13 +143,13 @@ def is_registered(agent: BaseAlgorithm) -> bool:
 
 
 def _served(agent: BaseAlgorithm) -> type | None:
-    return next((cls for cls in type(agent.policy).__mro__ if _name(cls) in _ACTORS), None)
+    return next((cls for cls in type(uncompiled(agent.policy)).__mro__ if _name(cls) in _ACTORS), None)
 
 
 def refusal(agent: BaseAlgorithm, reason: str) -> str:
     """Return the error of a policy that cannot be distilled as it is, with the way out."""
     cls = _served(agent)
-    adapter, name = Actor if cls is None else _ACTORS[_name(cls)], type(agent.policy).__name__
+    adapter, name = Actor if cls is None else _ACTORS[_name(cls)], type(uncompiled(agent.policy)).__name__
     return (
         f"cannot distil a {algorithm_name(agent)} with a {name}: {reason}. Write an adapter, class YourActor"
         f"({adapter.__module__.split('.actors')[0]}.actors.{adapter.__name__}) with parameters(self, module, states) "
@@ -164,8 +166,22 @@ def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def uncompiled(module: Any) -> nn.Module:
+    """Return the module that ``torch.compile`` was given, and one that was not compiled as it is."""
+    while _COMPILED in getattr(module, "_modules", ()):
+        module = module._modules[_COMPILED]
+    return cast(nn.Module, module)
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a tensor has where nothing is compiled."""
+    return name.replace(f"{_COMPILED}.", "")
+
+
 def acting_copy(module: nn.Module, owners: Iterable[Any]) -> nn.Module:
     """Return a copy of a module that acts as it does now, shares no storage and asks for no gradient.
+
+    Nothing in it is compiled: it is asked about batches of many sizes.
 
     :param owners: of optimizers, which would double the memory, and of distributions, which may hold tensors of a
         graph, which cannot be copied.
@@ -179,7 +195,15 @@ def acting_copy(module: nn.Module, owners: Iterable[Any]) -> nn.Module:
     # So may any attribute: a layer's weight under weight_norm, an output that was kept to be looked at.
     for part in module.modules():
         memo |= {id(tensor): tensor.detach().clone() for tensor in _held(part) if not tensor.is_leaf}
+    compiled = [part for part in module.modules() if uncompiled(part) is not part]
+    for part in reversed(compiled):  # the innermost first
+        memo[id(part)] = copy.deepcopy(uncompiled(part), memo)
     copied: nn.Module = copy.deepcopy(module, memo)
+    for part in copied.modules():
+        for name, value in vars(part).items():
+            method = getattr(value, "_torchdynamo_orig_callable", None)
+            if isinstance(method, MethodType) and id(method.__self__) in memo:
+                vars(part)[name] = MethodType(method.__func__, memo[id(method.__self__)])
     return copied.requires_grad_(False).train(False)
 
 

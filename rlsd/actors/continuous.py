@@ -10,7 +10,7 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlsd.actors.base import Actor
+from rlsd.actors.base import Actor, uncompiled
 from rlsd.actors.comparing import close, predicts_alike
 from rlsd.actors.on_policy import gsde_log_std
 from rlsd.distributions import Gaussian, Point
@@ -33,7 +33,7 @@ class SquashedGaussianActor(Actor):
         self.family = Gaussian(spaces.flatdim(cast(Any, policy).action_space))
 
     def module(self, policy: Any) -> nn.Module:  # noqa: D102
-        return cast(nn.Module, policy.actor)
+        return uncompiled(policy.actor)
 
     def optimizer(self, policy: Any) -> Optimizer:  # noqa: D102
         return cast(Optimizer, policy.actor.optimizer)
@@ -68,7 +68,7 @@ class DeterministicActor(Actor):
         self.family = Point(spaces.flatdim(cast(Any, policy).action_space))
 
     def module(self, policy: Any) -> nn.Module:  # noqa: D102
-        return cast(nn.Module, policy.actor)
+        return uncompiled(policy.actor)
 
     def optimizer(self, policy: Any) -> Optimizer:  # noqa: D102
         return cast(Optimizer, policy.actor.optimizer)

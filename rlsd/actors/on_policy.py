@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlsd.actors.base import Actor, acting_copy, unused
+from rlsd.actors.base import Actor, acting_copy, uncompiled, unused
 from rlsd.actors.comparing import close, imagined, overrides_none
 from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian
 from rlsd.observations import Observations, as_array, from_items, split_context, with_context
@@ -70,7 +70,7 @@ class ActorCritic(Actor):
         return family_told(told)
 
     def module(self, policy: Any) -> nn.Module:  # noqa: D102
-        return cast(nn.Module, policy)
+        return uncompiled(policy)
 
     def optimizer(self, policy: Any) -> Optimizer:  # noqa: D102
         return cast(Optimizer, policy.optimizer)

@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlsd.actors.base import Actor
+from rlsd.actors.base import Actor, uncompiled
 from rlsd.actors.comparing import chosen_best, predicts_alike
 from rlsd.distributions import QValues
 from rlsd.observations import Observations
@@ -23,7 +23,7 @@ class QLearner(Actor):
         self.family = QValues(int(cast(Any, policy).action_space.n))
 
     def module(self, policy: Any) -> nn.Module:  # noqa: D102
-        return cast(nn.Module, policy.q_net)
+        return uncompiled(policy.q_net)
 
     def optimizer(self, policy: Any) -> Optimizer:  # noqa: D102
         return cast(Optimizer, policy.optimizer)
@@ -43,7 +43,7 @@ class QuantileLearner(QLearner):
     policies = ("sb3_contrib.qrdqn.policies.QRDQNPolicy",)
 
     def module(self, policy: Any) -> nn.Module:  # noqa: D102
-        return cast(nn.Module, policy.quantile_net)
+        return uncompiled(policy.quantile_net)
 
     def parameters(self, module: Any, states: Observations) -> Tensor:  # noqa: D102
         return cast(Tensor, module(states)).mean(dim=1)  # (batch, quantiles, actions)

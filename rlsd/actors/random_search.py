@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from rlsd.actors.base import Actor
+from rlsd.actors.base import Actor, uncompiled
 from rlsd.actors.comparing import chosen_best, close, predicts_alike
 from rlsd.distributions import Categorical, Family, Point
 from rlsd.observations import Observations
@@ -28,7 +28,7 @@ class RandomSearchActor(Actor):
         self.family: Family = Categorical((int(space.n),)) if discrete else Point(spaces.flatdim(space))
 
     def module(self, policy: Any) -> nn.Module:  # noqa: D102
-        return cast(nn.Module, policy)
+        return uncompiled(policy)
 
     def optimizer(self, policy: Any) -> None:  # noqa: D102
         return None

@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
+from rlsd.actors.base import plain_name
 from rlsd.rng import private_numbers
 from rlsd.teachers.frozen_policy import named_tensors
 
@@ -72,7 +73,7 @@ def head_names(policy: Any) -> list[str]:
         linear = [module for module in child.modules() if isinstance(module, nn.Linear)]
         heads += linear[-1:]
     parts = {id(p) for head in heads for p in head.parameters()}
-    return [name for name, parameter in policy.named_parameters() if id(parameter) in parts]
+    return [plain_name(name) for name, parameter in policy.named_parameters() if id(parameter) in parts]
 
 
 def _own_children(net: nn.Module) -> Iterator[nn.Module]:

@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env.patch_gym import _convert_space
 from torch import Tensor, nn
 
 from rlsd.actors import algorithm_name, examined
+from rlsd.actors.base import plain_name
 from rlsd.archives import unfold
 from rlsd.observations import Normalization
 from rlsd.plain import read_json
@@ -58,7 +59,7 @@ class Donor:
     def of(cls, agent: BaseAlgorithm) -> Donor:
         """Pack the policy of a live agent as it is now."""
         data = {key: getattr(agent, key) for key in _NEEDED} | {"use_sde": getattr(agent, "use_sde", False)}
-        weights = {name: tensor.detach().cpu() for name, tensor in agent.policy.state_dict().items()}
+        weights = {plain_name(name): tensor.detach().cpu() for name, tensor in agent.policy.state_dict().items()}
         return cls._pack(algorithm_name(agent), data, weights, _statistics(agent.get_vec_normalize_env()))
 
     @classmethod

@@ -14,6 +14,7 @@ from rlsd.actors import Actor
 from rlsd.config import integer, number
 from rlsd.observations import Normalization
 from rlsd.teachers.base import Teaching
+from rlsd.teachers.frozen_policy import named_tensors
 from rlsd.teachers.snapshot import SnapshotTeacher
 
 
@@ -34,11 +35,10 @@ class EmaTeacher(SnapshotTeacher):
         live = self.actor.module(agent.policy)
         with torch.no_grad():
             mine = dict(self.policy.named_parameters())
-            theirs = dict(live.named_parameters())
+            theirs = named_tensors(live)
             torch._foreach_lerp_(list(mine.values()), [theirs[name].detach() for name in mine], 1.0 / self.weight)
-            buffers = dict(live.named_buffers())
             for name, buffer in self.policy.named_buffers():
-                buffer.copy_(buffers[name])
+                buffer.copy_(theirs[name])
         self.frozen.normalization = Normalization.of(agent)
         self.refreshed_at = self.clock.steps(agent)
         self.version += 1

@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
 from rlsd.actors import Actor
+from rlsd.actors.base import plain_name
 from rlsd.observations import Normalization, Observations
 
 
@@ -104,8 +105,9 @@ def split_parts(tensors: Mapping[str, Tensor], known: set[str] | None = None) ->
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's parameters and buffers, those that submodules share only once."""
-    return dict(module.named_parameters()) | dict(module.named_buffers())
+    """Return a module's parameters and buffers, those that submodules share only once, whether compiled or not."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {plain_name(name): tensor for name, tensor in named}
 
 
 def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 
 import rlsd
 from rlsd.actors import ActorCritic, QLearner, SquashedGaussianActor, actor_for, base, examined
+from rlsd.actors.base import plain_name
 
 HOLDING = {"teacher": {"every": 8}, "states": {"capacity": 32, "batch_size": 4}, "strength": 0.5}
 WAY_OUT = r"\. Write an adapter, class YourActor\(rlsd\.actors\.{}\) .* rlsd\.register_actor\({}, YourActor\)$"
@@ -370,3 +371,61 @@ def test_whoever_else_reads_a_policy_examines_it_too(what):
 def test_every_algorithm_was_looked_at():
     assert set(ALGORITHMS) == set(ALL_ALGORITHMS)
     assert BasePolicy.predict is DQNPolicy.predict, "off-policy algorithms act by it"
+
+
+# torch.compile
+
+
+def whole(agent):
+    agent.policy = torch.compile(agent.policy, backend="eager")
+
+
+def in_place(agent):
+    agent.policy.compile(backend="eager")
+
+
+def a_part(agent):
+    policy = agent.policy
+    name = next(
+        name for name in ("mlp_extractor", "actor", "q_net", "quantile_net", "action_net") if hasattr(policy, name)
+    )
+    setattr(policy, name, torch.compile(getattr(policy, name), backend="eager"))
+
+
+def its_method(agent):
+    policy = getattr(agent.policy, "actor", agent.policy)
+    policy.forward = torch.compile(policy.forward, backend="eager")
+
+
+@pytest.mark.parametrize("compiling", [whole, in_place, a_part, its_method])
+@pytest.mark.parametrize("name", ["PPO", "SAC", "DQN"])
+def test_a_compiled_policy_is_distilled_as_one_that_is_not(name, compiling):
+    ends = []
+    for compile_it in (lambda agent: None, compiling):
+        agent = small_agent(name)
+        compile_it(agent)
+        rlsd.distill(agent, HOLDING | {"teacher": {"type": "ema", "every": 8}})
+        agent.learn(24)
+        ends.append({key.replace("_orig_mod.", ""): value for key, value in agent.policy.state_dict().items()})
+        assert agent.distiller.deposits > 0
+    for key, value in ends[0].items():
+        torch.testing.assert_close(ends[1][key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_ALGORITHMS if name not in ("PPO", "SAC", "DQN")])
+def test_every_adapter_knows_a_compiled_policy(name):
+    for compile_it in (whole, a_part):
+        agent = small_agent(name)
+        compile_it(agent)
+        actor = examined(agent)
+        frozen = actor.frozen(agent.policy)
+        assert not [name for name, _ in frozen.named_parameters() if "_orig_mod" in name]
+        live = {plain_name(name): p for name, p in actor.module(agent.policy).named_parameters()}
+        assert all(torch.equal(p, live[name]) for name, p in frozen.named_parameters())
+
+
+def test_a_copy_of_a_compiled_method_is_of_the_copy():
+    agent = small_agent("PPO")
+    its_method(agent)
+    frozen = actor_for(agent).frozen(agent.policy)
+    assert frozen.forward.__self__ is frozen
