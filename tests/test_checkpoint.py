@@ -11,6 +11,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -652,3 +653,15 @@ def test_a_wrong_file_leaves_the_agent_at_hand_alone(saved: Path) -> None:
     with pytest.raises(ValueError, match="damaged"):
         agent.load(saved)
     assert not differences(before, (training_state(agent), distillation_state(agent)))
+
+
+@pytest.mark.parametrize("year", [1970, 1979, 2108])
+def test_a_clock_that_zips_cannot_take_keeps_nothing_from_being_saved(tmp_path, monkeypatch, year):
+    agent = distilled().learn(ROLLOUT)
+    plain = time.localtime
+    monkeypatch.setattr(time, "localtime", lambda *_: time.struct_time((year, 1, 1, 0, 0, 0, 0, 1, 0)))
+    agent.save(tmp_path / "agent.zip")
+    monkeypatch.setattr(time, "localtime", plain)
+    assert zipfile.time is time, "the clock was not given back"
+    loaded = SelfDistilledPPO.load(tmp_path / "agent.zip")
+    assert all(map(torch.equal, loaded.policy.parameters(), agent.policy.parameters())), "it is another agent"

@@ -82,7 +82,9 @@ def refusal(error: BaseException) -> str | None:
 
 
 def _described(error: OSError) -> str:
-    return f"{error.strerror}: {error.filename}" if error.strerror and error.filename else one_line(error)
+    if not error.strerror:
+        return one_line(error)
+    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
 
 
 @contextmanager

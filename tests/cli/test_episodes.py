@@ -1,10 +1,14 @@
 """The file with a line per training episode."""
 
 import csv
+import errno
+import itertools
 import json
 
+import pytest
 from stable_baselines3 import A2C
 
+from rlsd.cli import episodes
 from rlsd.cli.episodes import EpisodeLog
 
 
@@ -55,3 +59,43 @@ def test_a_damaged_file_is_begun_anew(tmp_path):
         agent.learn(510, callback=log, reset_num_timesteps=False)  # the longest episode has 500 steps
         log.close()
         assert rows(path), "no episodes were written"
+
+
+def test_a_clock_that_is_set_back_turns_no_time_around(tmp_path, monkeypatch):
+    path = tmp_path / "0.monitor.csv"
+    clock = itertools.count(2e9, -3600)
+    monkeypatch.setattr(episodes.time, "time", lambda: next(clock))
+    log = EpisodeLog(path, "CartPole-v1")
+    A2C("MlpPolicy", "CartPole-v1", seed=0, device="cpu").learn(300, callback=log)
+    log.close()
+    times = [float(row["t"]) for row in rows(path)]
+    assert times == sorted(times), "time stepped back"
+    assert times[0] >= 0, "before the start"
+
+
+@pytest.mark.parametrize("when", [0, 3])
+def test_training_goes_on_where_the_file_cannot_be_written(tmp_path, monkeypatch, capsys, when):
+    class Full(episodes.ResultsWriter):
+        room = when
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self._take()
+
+        def write_row(self, row):
+            self._take()
+            super().write_row(row)
+
+        def _take(self):
+            Full.room -= 1
+            if Full.room < 0:
+                self.file_handler.close()
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(episodes, "ResultsWriter", Full)
+    log = EpisodeLog(tmp_path / "0.monitor.csv", "CartPole-v1")
+    agent = A2C("MlpPolicy", "CartPole-v1", seed=0, device="cpu").learn(300, callback=log)
+    log.close()
+    assert agent.num_timesteps == 300, "training ended"
+    said = capsys.readouterr().err
+    assert said.count("0.monitor.csv can no longer be written") == 1, f"it is to be said once: {said}"

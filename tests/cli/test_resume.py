@@ -327,3 +327,20 @@ def test_ctrl_c_while_the_end_is_saved_or_evaluated_says_how_to_go_on(tmp_path, 
     monkeypatch.undo()
     assert train("--resume", str(run)) == 0, "it could not go on"
     assert json.loads((run / "results.json").read_text())["timesteps"] == 512, "it did not come to its end"
+
+
+@pytest.mark.parametrize("where", ["_save", "_save_end"])
+def test_a_signal_while_the_end_is_saved_is_not_forgotten(tmp_path, capsys, monkeypatch, where):
+    own = getattr(Session, where)
+
+    def save(session):
+        os.kill(os.getpid(), signal.SIGTERM)
+        own(session)
+
+    monkeypatch.setattr(Session, where, save)
+    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), *CONSTANT) == 130, "exit code"
+    said = capsys.readouterr().err
+    assert "done, but stopped before the final agent was evaluated: step 256 of 256" in said, said
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    assert (run / "checkpoints" / "256").is_dir(), "it was not saved"
+    assert not (run / "results.json").exists(), "it was evaluated all the same"
