@@ -108,6 +108,13 @@ def blocks(n: int, row_bytes: int) -> Iterator[slice]:
     return (slice(start, start + at_once) for start in range(0, n, at_once))
 
 
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros that take memory on the host as they are written to, which torch's own do at once."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(shape, torch.empty(0, dtype=dtype).numpy().dtype))
+
+
 def finite_rows(observations: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Return which rows are finite throughout as they are kept, None when all are."""
     masks = []

@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.chunks import Pace
-from rlsd.observations import Observations
+from rlsd.observations import Observations, zeros
 from rlsd.sources import Source
 from rlsd.states import StateStore
 from rlsd.states.base import MOST_AHEAD
@@ -77,7 +77,7 @@ class Replay:
         """The teacher's answer for each slot, ``(capacity, size + wants.extra)``; no memory is taken before."""
         if self._targets is None:
             shape = (self.store.capacity, self.size + self.wants.extra)
-            self._targets = torch.zeros(shape, device=self.store.device)
+            self._targets = zeros(shape, torch.float32, self.store.device)
         return self._targets
 
     def collect(self, agent: BaseAlgorithm, source: Source) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlsd.config import Answer, switch
 from rlsd.memory import check_states
-from rlsd.observations import Observations, blocks, finite_rows, from_items, from_names, storage_dtype, to_names
+from rlsd.observations import Observations, blocks, finite_rows, from_items, from_names, storage_dtype, to_names, zeros
 from rlsd.sources import Source
 
 #: Minibatches drawn ahead at a time: enough to fill a large forward.
@@ -127,7 +127,7 @@ class StateStore:
     def _allocate(self, like: Mapping[str, np.ndarray]) -> None:
         for key, array in like.items():
             shape = (self.capacity, *array.shape[1:])
-            self._arrays[key] = torch.zeros(shape, dtype=storage_dtype(array), device=self.device)
+            self._arrays[key] = zeros(shape, storage_dtype(array), self.device)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the stored states by name, without the empty slots."""
@@ -157,7 +157,7 @@ class StateStore:
         self._arrays = {}
         for key, tensor in from_names(tensors).items():
             shape = (self.capacity, *tensor.shape[1:])
-            self._arrays[key] = torch.zeros(shape, dtype=tensor.dtype, device=self.device)
+            self._arrays[key] = zeros(shape, tensor.dtype, self.device)
             self._arrays[key][:count] = tensor.to(self.device)
         return False
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsd.observations import Observations, finite_rows, from_items, from_names, storage_dtype, to_names
+from rlsd.observations import Observations, finite_rows, from_items, from_names, storage_dtype, to_names, zeros
 
 _RETURNS = "returns"
 #: What a return takes beside its state.
@@ -40,7 +40,7 @@ class Rollouts:
         for key, array in states.items():
             if key not in self._arrays:
                 shape = (self.capacity, *array.shape[1:])
-                self._arrays[key] = torch.zeros(shape, dtype=storage_dtype(array), device=self.device)
+                self._arrays[key] = zeros(shape, storage_dtype(array), self.device)
             target = self._arrays[key]
             target[rows] = torch.as_tensor(np.ascontiguousarray(array[kept]), device=self.device).to(target.dtype)
         self._returns[rows] = torch.as_tensor(returns[kept], device=self.device).float()

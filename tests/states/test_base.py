@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,3 +116,20 @@ def test_a_zip_of_many_actions_is_no_larger_than_what_was_met_and_asked(tmp_path
     state = sum(tensor.nbytes for tensor in entries(tmp_path / "agent.zip").values())
     assert state < 512 * (2000 + 100), "masks alone"
     assert json.loads(zipfile.ZipFile(tmp_path / "agent.zip").read("rlsd/config.json"))["state"]
+
+
+def resident() -> int:
+    """The bytes that this process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux")
+@pytest.mark.parametrize("states", [rlsd.Reservoir(50_000, 8), rlsd.Recent(50_000, 8)], ids=["reservoir", "recent"])
+def test_a_store_takes_memory_as_it_is_filled(states):
+    image = spaces.Box(0, 255, (3, 60, 60), np.uint8)
+    agent = small_agent("PPO", vec_env(image), distill=None, wrap=rlsd.SelfDistilled, policy="MlpPolicy")
+    store = states.build(np.random.SeedSequence(0), agent)
+    before = resident()
+    store.add(as_items(np.ones((100, 3, 60, 60), np.uint8)))
+    assert store.nbytes > 500e6
+    assert resident() - before < 50e6
