@@ -220,7 +220,9 @@ def cases() -> list[Case]:
     if os.geteuid() == 0 and shutil.which("mount"):
         sizes = (32, 64, 128, 192, 256, 320, 384, 512, 640, 800)
         found += [Case(f"tmpfs of {size} kB", codes=(0, 1, 2), place=tmpfs(size)) for size in sizes]
-        found.append(Case("TensorBoard's disk full", codes=(0,), words=["-tb", "{place}/tb"], place=small_tensorboard))
+        found.append(
+            Case("TensorBoard's disk full", codes=(0,), lines=2, words=["-tb", "{place}/tb"], place=small_tensorboard)
+        )
         found.append(Case("checkpoints read-only", read_only, (1,), "update"))
     return found
 
