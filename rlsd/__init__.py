@@ -11,7 +11,7 @@ from rlsd.divergences import KL, MSE, JensenShannon
 from rlsd.gates import Behind, Disagreement, EntropyFloor, ReturnGate, ValueAdvantage
 from rlsd.offering import OfferEvaluation
 from rlsd.recipes import recipe, recipes
-from rlsd.resume import Checkpoints, Stopped, latest_checkpoint, resume, save_checkpoint
+from rlsd.resume import Checkpoints, Stopped, latest_checkpoint, notes_of, resume, save_checkpoint
 from rlsd.speed import Speed
 from rlsd.states import Minibatch, Mixture, Recent, ReplayBuffer, Reservoir
 from rlsd.strength import Adaptive, Constant, Relative, Schedule
@@ -69,6 +69,7 @@ __all__ = [
     "latest_checkpoint",
     "learn_together",
     "load_weights",
+    "notes_of",
     "recipe",
     "recipes",
     "register_actor",

@@ -14,6 +14,7 @@ import os
 import struct
 import tempfile
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from safetensors import SafetensorError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from rlsd import faults, files
 from rlsd.archives import broken, check_sizes, unfold
 from rlsd.config import DistillConfig
 from rlsd.distiller import Distiller
@@ -72,13 +74,19 @@ _KNOWN = {label for label, _ in _FINGERPRINTS}.union(*_RELATIVES.values())
 def save(agent: BaseAlgorithm, path: Any, distiller: Distiller | None, plain_save: Callable[[Any], None]) -> None:
     """Write an agent's zip with the distillation's state in it; the file at ``path`` is replaced whole or not at all.
 
+    An agent that is not finite replaces no file: a warning says so.
+
     :param path: a path (``.zip`` is added when it has no suffix, missing folders are made) or an open binary file.
     :param plain_save: SB3's own ``save``.
     """
     if isinstance(path, (str, os.PathLike)):
         target = with_suffix(path)
+        broken = faults.in_zip(agent) if target.exists() else None
+        if broken is not None:
+            warnings.warn(f"{faults.report(broken, agent)}; {target} stays as it was", stacklevel=3)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as unfinished:
+        with files.replacing(target) as unfinished:
             _write_plain(unfinished, plain_save)
             _append(unfinished, agent, distiller)
     else:
@@ -128,49 +136,19 @@ def existing(path: Any) -> Any:
     return found
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Give a file to write to, and put it in ``target``'s place once it is whole; on failure ``target`` stays."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=".zip", dir=target.parent)
-    os.close(handle)
-    unfinished = Path(name)
-    try:
-        yield unfinished
-        unfinished.chmod(0o666 & ~_umask())
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _append(path: Path, agent: BaseAlgorithm, distiller: Distiller | None) -> None:
     config: dict[str, Any] = {"format": FORMAT, "rlsd": __version__, "algorithm": _known(type(agent)), "distill": None}
     with dates_that_zips_take(), zipfile.ZipFile(path, "a", strict_timestamps=False) as archive:
         if distiller is not None:
             config |= {"distill": distiller.config.to_dict(), "state": distiller.state()}
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distiller.tensors().items()}
-            with _scratch_file(path) as state:
+            state = files.beside(path, files.PARTIAL)
+            try:
                 safetensors.torch.save_file(tensors, state)
                 archive.write(state, STATE)
+            finally:
+                state.unlink(missing_ok=True)
         archive.writestr(CONFIG, json.dumps(config, indent=2))
-
-
-@contextmanager
-def _scratch_file(beside: Path) -> Iterator[Path]:
-    """Give a temporary file in the same folder, and remove it afterwards."""
-    handle, name = tempfile.mkstemp(prefix=f".{beside.stem}-", suffix=".safetensors", dir=beside.parent)
-    os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

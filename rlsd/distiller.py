@@ -299,6 +299,9 @@ class Distiller:
             "replay": self.replay.state(),
             "strength": self.strength.state(),
             "lesson": self.lesson.state() if self.lesson else {},
+            # The next line of the log shows them.
+            "figures": self.monitor.state(),
+            "age": self._age,
         }
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -321,6 +324,8 @@ class Distiller:
             self.penalty.load(state["penalty"])
             self.source.load(state["source"])
             self.actor.family.load(state["family"])
+            self.monitor.load(state.get("figures", {}))  # files of before have none
+            self._age = state.get("age")
         except (KeyError, TypeError, RuntimeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the saved distillation state does not fit this agent: {reason}") from error

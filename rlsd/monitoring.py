@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -40,12 +40,24 @@ class Figures:
 
     def means(self) -> dict[str, float]:
         """Read the means since the last :meth:`restart`, with one transfer from the device."""
-        values = torch.stack([s.float() for s in self._sums.values()]).tolist() if self._sums else []
-        return {key: value / self._counts[key] for key, value in zip(self._sums, values, strict=True)}
+        return {key: total / self._counts[key] for key, total in self._read().items()}
 
     def fraction(self) -> float:
         """Return the share of the time since the last :meth:`restart` that distillation took."""
         return min(self._seconds / max(time.perf_counter() - self._since, 1e-9), 1.0)
+
+    def state(self) -> dict[str, list[float]]:
+        """Return sums and counts as plain data, with one transfer from the device; no times."""
+        return {key: [total, float(self._counts[key])] for key, total in self._read().items()}
+
+    def load(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Take up what :meth:`state` returned."""
+        self._sums = {key: torch.tensor(total, device=self._device) for key, (total, _) in state.items()}
+        self._counts = {key: int(count) for key, (_, count) in state.items()}
+
+    def _read(self) -> dict[str, float]:
+        values = torch.stack([s.float() for s in self._sums.values()]).tolist() if self._sums else []
+        return dict(zip(self._sums, values, strict=True))
 
     def restart(self) -> None:
         """Begin new means."""

@@ -13,8 +13,8 @@ import json
 import os
 import random
 import shutil
-import tempfile
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +26,52 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from rlsd import environment_state, faults
+from rlsd import environment_state, faults, folders
 from rlsd.clock import StepCounter
+from rlsd.folders import AGENT, ENVIRONMENT, GENERATORS, MEMORY, REPLAY_BUFFER, STATISTICS, SUMMARY
+from rlsd.folders import latest_checkpoint as latest_checkpoint
 from rlsd.observations import as_items, from_items
 from rlsd.plain import read_json, shown
 from rlsd.version import __version__
 from rlsd.wrapping import SelfDistilled, is_wrapped, unwrapped
-
-AGENT, ENVIRONMENT, GENERATORS, SUMMARY = "agent.zip", "environment.pkl", "generators.json", "checkpoint.json"
-REPLAY_BUFFER, MEMORY, STATISTICS = "replay_buffer.pkl", "memory.safetensors", "vecnormalize.pkl"
 
 
 class Stopped(Exception):
     """Training was asked to stop, and its state was saved."""
 
 
-def save_checkpoint(agent: BaseAlgorithm, folder: str | os.PathLike[str]) -> Path:
+def save_checkpoint(
+    agent: BaseAlgorithm, folder: str | os.PathLike[str], notes: Mapping[str, Any] | None = None
+) -> Path:
     """Save all that training needs to go on exactly, and return the folder.
 
-    Call it between two rollouts (see :class:`Checkpoints`). A folder that exists is replaced once the new one is whole.
-    What cannot be saved, such as environments in worker processes, is named in the folder's ``checkpoint.json``.
+    Call it between two rollouts (see :class:`Checkpoints`). A folder that exists is replaced once the new one is whole,
+    and stays, with a warning, where anything in the new one would not be finite. What cannot be saved, such as
+    environments in worker processes, is named in the folder's ``checkpoint.json``.
+
+    :param notes: what else belongs to this moment, as plain data: :func:`notes_of` gives it back.
     """
     folder = Path(folder)
+    broken = faults.in_checkpoint(agent) if (folder / SUMMARY).exists() else None
+    if broken is not None:
+        warnings.warn(f"{faults.report(broken, agent)}; {folder} stays as it was", stacklevel=2)
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with folders.replacing_folder(folder) as unfinished:
         agent.save(unfinished / AGENT)
         _save_what_the_zip_leaves_out(agent, unfinished)
         (unfinished / GENERATORS).write_text(json.dumps(_generators(agent)))
         summary = _summary(agent) | {"not_exact": _save_environment(agent.get_env(), unfinished / ENVIRONMENT)}
-        (unfinished / SUMMARY).write_text(json.dumps(summary, indent=2))
-        for file in unfinished.iterdir():
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
-        _replace_folder(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        (unfinished / SUMMARY).write_text(json.dumps(summary | {"notes": dict(notes or {})}, indent=2))
     return folder
+
+
+def notes_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the notes that :func:`save_checkpoint` was given for a checkpoint, nothing where there are none.
+
+    :raises ValueError: when the checkpoint is damaged.
+    """
+    return dict(_read_summary(Path(folder)).get("notes", {}))
 
 
 def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: Any = "auto", **load: Any) -> Any:
@@ -81,8 +90,14 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
         given, or the one given does not fit; the message says what to do.
     """
     folder = Path(folder)
+    if not folder.exists():
+        folders.put_back(folder.parent)
     if not (folder / SUMMARY).is_file():
         folder = latest_checkpoint(folder)
+    damage = folders.damage(folder)
+    if damage is not None:
+        older = folders.whole_before(folder)
+        raise ValueError(damage if older is None else f"{damage}; {older} is the latest that is whole")
     summary = _read_summary(folder)
     generators = _read_generators(folder / GENERATORS)
     if env is None and summary["not_exact"]:
@@ -102,21 +117,12 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
     if env is not None:
         _take_statistics(agent, folder)
     _load_what_the_zip_leaves_out(agent, folder, memory=env is None)
+    if is_wrapped(type(agent)):
+        # learn() begins a new logger and resets the noise; a wrapped agent puts these back after it did.
+        agent._resumed_log = summary.get("logged", {})
     # Last, since loading seeds every generator anew.
     _restore_generators(agent, generators)
     return agent
-
-
-def latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
-    """Return the latest whole checkpoint that :class:`Checkpoints` left in a folder.
-
-    :raises ValueError: when there is none.
-    """
-    folder = Path(folder)
-    found = _checkpoints(folder) if folder.is_dir() else []
-    if not found:
-        raise ValueError(f"no checkpoint in {folder}")
-    return found[-1]
 
 
 class Checkpoints(BaseCallback):
@@ -128,14 +134,22 @@ class Checkpoints(BaseCallback):
     :param folder: where they go.
     :param every: environment steps from one to the next, rounded up to whole rollouts.
     :param keep: how many of the latest stay.
+    :param notes: returns what else belongs to this moment, as plain data; see :func:`save_checkpoint`.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], every: int, keep: int = 3, verbose: int = 0) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        every: int,
+        keep: int = 3,
+        verbose: int = 0,
+        notes: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:
         super().__init__(verbose)
         if every < 1 or keep < 1:
             raise ValueError(f"every and keep must be at least 1, got every={every}, keep={keep}")
         self.folder = Path(folder)
-        self.every, self.keep = every, keep
+        self.every, self.keep, self._notes = every, keep, notes
         self._clock = StepCounter()
         self._saved_at: int | None = None
         self._announced = False
@@ -180,19 +194,19 @@ class Checkpoints(BaseCallback):
 
     def _save(self) -> None:
         self._saved_at = self._clock.steps(self.model)
-        broken = faults.nonfinite_parameter(self.model)
+        broken = faults.in_checkpoint(self.model)
         if broken is not None:
             if not self._reported:
                 self._reported = True
                 kept = f"the checkpoints in {self.folder} stay as they were"
                 warnings.warn(f"{faults.report(broken, self.model)}; {kept}", stacklevel=2)
             return
-        new = save_checkpoint(self.model, self.folder / str(self._saved_at))
-        for old in _checkpoints(self.folder)[: -self.keep]:
+        notes = None if self._notes is None else self._notes()
+        new = save_checkpoint(self.model, self.folder / str(self._saved_at), notes)
+        for old in folders.checkpoints(self.folder)[: -self.keep]:
             if old != new:  # an earlier, longer run left its own here
                 shutil.rmtree(old, ignore_errors=True)
-        for unfinished in self.folder.glob(".[0-9]*-*"):  # left by a process that was killed while it saved
-            shutil.rmtree(unfinished, ignore_errors=True)
+        folders.clear_unfinished(self.folder)
 
     def _on_rollout_start(self) -> None:
         # A plain SB3 agent announces no boundary. This is as good, but with gSDE, whose noise is drawn just before.
@@ -207,26 +221,12 @@ class Checkpoints(BaseCallback):
         return True
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    whole = [path for path in folder.iterdir() if path.name.isdigit() and (path / SUMMARY).is_file()]
-    return sorted(whole, key=lambda path: int(path.name))
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        os.replace(target, old / "old")
-        os.replace(new, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(new, target)
-
-
 def _summary(agent: BaseAlgorithm) -> dict[str, Any]:
     cls = type(agent)
     named = unwrapped(cls)
     return {
         "rlsd": __version__,
+        "checksums": folders.CHECKSUMS,
         "algorithm": f"{named.__module__}:{named.__qualname__}",
         "wrapped": is_wrapped(cls),
         "num_timesteps": agent.num_timesteps,
@@ -234,7 +234,19 @@ def _summary(agent: BaseAlgorithm) -> dict[str, Any]:
         "environment": agent.get_env() is not None,
         "needs_environment": isinstance(getattr(agent, "replay_buffer", None), HerReplayBuffer),
         "strides": _strides(agent._last_obs),
+        "logged": _logged(agent),
     }
+
+
+def _logged(agent: BaseAlgorithm) -> dict[str, dict[str, Any]]:
+    """Return what the latest update recorded: the next line of the log shows it."""
+    logger = getattr(agent, "_logger", None)
+    if logger is None:
+        return {}
+    values = {k: v.item() if hasattr(v, "item") and np.ndim(v) == 0 else v for k, v in logger.name_to_value.items()}
+    plain = {key: value for key, value in values.items() if isinstance(value, (int, float, str))}
+    parts = {"name_to_count": logger.name_to_count, "name_to_excluded": logger.name_to_excluded}
+    return {"name_to_value": plain} | {name: {k: part[k] for k in plain if k in part} for name, part in parts.items()}
 
 
 def _strides(observations: Any) -> dict[str, list[int]]:

@@ -374,7 +374,7 @@ class Dial:
     def state(self) -> dict[str, Any]:
         """Return the state of control and gates as plain data."""
         control = {} if self.control is None else self.control.state()
-        return {"control": control, "gates": [gate.state() for gate in self.gates]}
+        return {"control": control, "gates": [gate.state() for gate in self.gates], "value": self.value}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` returned."""
@@ -382,3 +382,4 @@ class Dial:
             self.control.load(state["control"])
         for gate, saved in zip(self.gates, state["gates"], strict=True):
             gate.load(saved)
+        self.value = float(state.get("value", 0.0))  # files of before have none

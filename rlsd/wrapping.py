@@ -21,7 +21,10 @@ from rlsd.speed.lean_update import lean_update
 
 AgentT = TypeVar("AgentT", bound=BaseAlgorithm)
 
-_OURS = ("distiller", "_distill_config", "_resumed", "_resumed_noise", "accelerator", "_acceleration", "_loading")
+_OURS = (
+    *("distiller", "_distill_config", "_resumed", "_resumed_noise", "_resumed_log"),
+    *("accelerator", "_acceleration", "_loading"),
+)
 _CLASSES: dict[type[BaseAlgorithm], type[Any]] = {}
 
 
@@ -190,6 +193,8 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                     distiller.ended.begin(self)
             if "_resumed_noise" in self.__dict__:
                 self.action_noise = self.__dict__.pop("_resumed_noise")
+            for name, recorded in self.__dict__.pop("_resumed_log", {}).items():
+                getattr(self.logger, name).update(recorded)
             return settings
 
         def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:

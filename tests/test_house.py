@@ -22,7 +22,8 @@ LAYERS = (
     {"rlsd.version", "rlsd.plain", "rlsd.config"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
-    | {"rlsd.archives", "rlsd.pickles", "rlsd.tensor_files", "rlsd.torch_family", "rlsd.chunks"},
+    | {"rlsd.archives", "rlsd.pickles", "rlsd.tensor_files", "rlsd.torch_family", "rlsd.chunks"}
+    | {"rlsd.files", "rlsd.folders"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
     {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.students", "rlsd.speed"},
     {"rlsd.checkpoint"},

@@ -45,6 +45,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import rlsd
+from rlsd import folders
 from rlsd.observations import as_items
 
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
@@ -510,6 +511,7 @@ def test_a_summary_that_is_wrong_is_one_clear_error(
 ) -> None:
     folder = rlsd.save_checkpoint(distilled().learn(ROLLOUT), tmp_path / "here")
     damage(folder / "checkpoint.json")
+    folders.seal(folder)  # written so, not damaged later
     with pytest.raises(ValueError, match=message):
         rlsd.resume(folder)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
@@ -82,8 +85,8 @@ def resumed_agent(plan: Plan, folder: RunFolder, checkpoint: Path) -> BaseAlgori
     import rlsd
 
     leave_compiler_out()
-    env = _fresh_env(plan, folder, checkpoint)
-    with blame_input(f"cannot resume from {checkpoint}{_way_out(checkpoint)}"):
+    with _offering_an_older_one(folder, checkpoint), blame_input(f"cannot resume from {checkpoint}"):
+        env = _fresh_env(plan, folder, checkpoint)
         agent: BaseAlgorithm = rlsd.resume(checkpoint, env=env, device=plan.device, **plan.acceleration)
     if not isinstance(agent, plan.algorithm):
         raise UserError(f"{checkpoint} holds an agent of {type(agent).__name__}, not of {plan.algorithm.__name__}")
@@ -95,8 +98,7 @@ def resumed_agent(plan: Plan, folder: RunFolder, checkpoint: Path) -> BaseAlgori
 
 def _fresh_env(plan: Plan, folder: RunFolder, checkpoint: Path) -> VecEnv | None:
     """Return a new environment when the checkpoint could not hold the old one, else None."""
-    with blame_input(f"cannot resume from {checkpoint}{_way_out(checkpoint)}"):
-        reason = read_json((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["not_exact"]
+    reason = read_json((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))["not_exact"]
     if not reason:
         return None
     warn(f"Episodes start afresh, the rest goes on exactly: {reason}.")
@@ -105,11 +107,21 @@ def _fresh_env(plan: Plan, folder: RunFolder, checkpoint: Path) -> VecEnv | None
     return env
 
 
-def _way_out(checkpoint: Path) -> str:
-    """Return what to do about a damaged checkpoint, where an older one would do."""
-    names = [path.parent.name for path in checkpoint.parent.glob("*/checkpoint.json")]
-    older = [int(name) for name in names if name.isdigit() and int(name) < int(checkpoint.name)]
-    return f" (if it is damaged, remove it, to go on from step {max(older):,})" if older else ""
+@contextmanager
+def _offering_an_older_one(folder: RunFolder, checkpoint: Path) -> Iterator[None]:
+    """Say how to go on from the checkpoint before where one cannot be read."""
+    from rlsd.folders import whole_before
+
+    try:
+        yield
+    except UserError as error:
+        older = whole_before(checkpoint)
+        if older is None:
+            raise
+        aside = shlex.join(["mv", str(checkpoint), f"{checkpoint}.damaged"])
+        go_on = shlex.join(["rlsd", "train", "--resume", str(folder.root)])
+        way = f"to go on from step {int(older.name):,}, where all is whole: {aside} && {go_on}"
+        raise UserError(f"{error}; {way}") from error
 
 
 def _check_spaces(plan: Plan, agent: BaseAlgorithm) -> None:

@@ -6,7 +6,6 @@ the same file, and no open file keeps an environment from being saved in a check
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import ResultsWriter
 
+from rlsd import files
 from rlsd.cli.console import warn
 from rlsd.cli.errors import refusal
 
@@ -91,7 +91,8 @@ def _take_up(path: Path, step: int) -> tuple[bool, float]:
     """
     if step == 0 or not path.is_file():
         return False, 0.0
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # A line without its end was being written when the run was killed, however well what is there of it reads.
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     if len(lines) < 2 or not lines[0].startswith("#"):
         return False, 0.0
     kept, seconds = lines[:2], 0.0
@@ -101,10 +102,8 @@ def _take_up(path: Path, step: int) -> tuple[bool, float]:
             if int(ended) > step:
                 break
             seconds = float(when)
-        except ValueError:  # the line was being written when the run was killed
+        except ValueError:
             break
         kept.append(row)
-    partial = path.with_name(f"{path.name}.tmp")
-    partial.write_text("\n".join([*kept, ""]), encoding="utf-8")
-    os.replace(partial, path)
+    files.write_text(path, "\n".join([*kept, ""]))
     return True, seconds

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +16,11 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from rlsd import faults, files
 from rlsd.cli.console import warn
 from rlsd.cli.errors import one_line
 from rlsd.cli.runfolder import RunFolder
+from rlsd.resume import notes_of
 from rlsd.speed.acting import lean_methods
 from rlsd.speed.standing_in import standing_in
 
@@ -74,10 +78,11 @@ class Evaluation(EvalCallback):
     """SB3's ``EvalCallback`` that a stopped run can go on with.
 
     Every evaluation starts from a seed that follows from the step, so its episodes do not depend on how often the run
-    was stopped. With ``VecNormalize`` the statistics of the best agent are saved beside it.
+    was stopped. With ``VecNormalize`` the statistics of the best agent are saved beside it. What was evaluated before
+    a checkpoint is part of its notes: no damage to ``evaluations.npz`` lets a worse agent be taken for the best.
 
     :param env: see :func:`rlsd.cli.environments.evaluation_env`.
-    :param folder: where ``best_model.zip`` and ``evaluations.npz`` go; what is there already is taken up.
+    :param folder: where ``best_model.zip`` and ``evaluations.npz`` go; what is there already is loaded.
     :param every: environment steps between evaluations.
     :param episodes: per evaluation.
     :param seed: of the evaluation at step 0.
@@ -111,7 +116,7 @@ class Evaluation(EvalCallback):
     def _init_callback(self) -> None:
         # Without SB3's warning that a training env in worker processes and an evaluation env in this one differ.
         self.eval_freq = max(self._every // self.training_env.num_envs, 1)
-        self._take_up(self.model.num_timesteps)
+        self._load(self.model.num_timesteps)
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
@@ -121,11 +126,14 @@ class Evaluation(EvalCallback):
         if self.n_calls % self.eval_freq != 0:
             return True
         self.eval_env.seed((self._seed + self.num_timesteps) % 2**31)
-        best = self.best_mean_reward
+        best, broken = self.best_mean_reward, faults.in_best(self.model)
+        # SB3 writes the file in place, where a kill would leave half of it.
+        self.log_path: Any = io.BytesIO()
+        self.best_model_save_path = None if broken else str(self._folder.root)
         going_on = super()._on_step()
-        statistics = unwrap_vec_normalize(self.training_env)
-        if statistics is not None and self.best_mean_reward > best:
-            statistics.save(str(self._folder.best_statistics))
+        files.write_bytes(self._folder.evaluations, self.log_path.getvalue())
+        if self.best_mean_reward > best:
+            self._found_better(best, broken)
         self._announce(self.num_timesteps, self.last_mean_reward)
         return going_on
 
@@ -133,22 +141,59 @@ class Evaluation(EvalCallback):
         cut_endless(locals_)
         super()._log_success_callback(locals_, globals_)
 
-    def _take_up(self, step: int) -> None:
-        """Read the evaluations up to ``step`` that an earlier session of this run wrote."""
+    def _found_better(self, best: float, broken: str | None) -> None:
+        if broken is not None:
+            self.best_mean_reward = best
+            warn(f"not taken for the best: {faults.report(broken, self.model)}; {self._folder.best_agent} stays")
+        elif unwrap_vec_normalize(self.training_env) is not None:
+            save_statistics(self.training_env, self._folder.best_statistics)
+
+    def notes(self) -> dict[str, Any]:
+        """Return all evaluations so far, as plain data."""
+        return {key: np.asarray(value).tolist() for key, value in self._lists().items() if value}
+
+    def _lists(self) -> dict[str, list[Any]]:
+        """Return the evaluations by the names they have in ``evaluations.npz``."""
+        return {
+            "timesteps": self.evaluations_timesteps,
+            "results": self.evaluations_results,
+            "ep_lengths": self.evaluations_length,
+            "successes": self.evaluations_successes,
+        }
+
+    def _load(self, step: int) -> None:
+        """Load the evaluations up to ``step`` that an earlier session of this run made."""
+        past = self._past(self._folder.checkpoints / str(step))
+        kept = [i for i, when in enumerate(past.get("timesteps", ())) if when <= step]
+        for key, values in self._lists().items():
+            values[:] = [past[key][i] for i in kept if i < len(past.get(key, ()))]
+        if kept:
+            self.best_mean_reward = max(float(np.mean(returns)) for returns in self.evaluations_results)
+            written = io.BytesIO()
+            arrays: Any = {key: values for key, values in self._lists().items() if values}
+            np.savez(written, **arrays)
+            files.write_bytes(self._folder.evaluations, written.getvalue())
+
+    def _past(self, checkpoint: Path) -> dict[str, Any]:
+        """Return what a checkpoint holds of earlier evaluations; of one without notes, what the run's file does."""
+        if checkpoint.is_dir() and "evaluations" in (notes := notes_of(checkpoint)):
+            return dict(notes["evaluations"])
         if not self._folder.evaluations.is_file():
-            return
+            return {}
         try:
             with self._folder.evaluations.open("rb") as file, np.load(file) as found:
                 past: dict[str, Any] = {key: found[key].tolist() for key in found.files}
-            kept = [i for i, when in enumerate(past["timesteps"]) if when <= step]
-            self.evaluations_timesteps = [past["timesteps"][i] for i in kept]
-            self.evaluations_results = [past["results"][i] for i in kept]
-            self.evaluations_length = [past["ep_lengths"][i] for i in kept]
-            if "successes" in past:
-                self.evaluations_successes = [past["successes"][i] for i in kept]
-        # A run that is killed while SB3 writes the file leaves the beginning of a zip.
-        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            shortest = min(len(past[key]) for key in ("timesteps", "results", "ep_lengths"))
+            return {key: values[:shortest] for key, values in past.items()}
+        # Written in place by earlier versions: a run that was killed meanwhile left the beginning of a zip.
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             warn(f"starting evaluations.npz anew, since it cannot be read: {one_line(error)}")
-            return
-        if kept:
-            self.best_mean_reward = max(float(np.mean(returns)) for returns in self.evaluations_results)
+            return {}
+
+
+def save_statistics(env: VecEnv, path: Path) -> None:
+    """Save the statistics of the ``VecNormalize`` around an environment, whole or not at all."""
+    statistics = unwrap_vec_normalize(env)
+    assert statistics is not None
+    with files.replacing(path) as unfinished:
+        statistics.save(str(unfinished))

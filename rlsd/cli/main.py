@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = CO
     :param program: what the help calls the program.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    warnings.formatwarning = _as_line
     try:
         with on_signals(interrupt):
             return _dispatch(words, commands, program)
@@ -96,6 +98,11 @@ def _leave_disk_errors_to_those_who_wrote() -> None:
             unhandled(found)
 
     sys.unraisablehook, threading.excepthook = quiet_unraisable, quiet_unhandled
+
+
+def _as_line(message: Warning | str, *_: object, **__: object) -> str:
+    """Return a warning as a person reads it: Python's own form shows the line of code that gave it."""
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def _dispatch(words: list[str], commands: Mapping[str, Command], program: str) -> int:

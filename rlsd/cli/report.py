@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlsd import latest_checkpoint
 from rlsd.cli.console import say, warn
 from rlsd.cli.errors import UserError
 from rlsd.cli.evaluation import Score
@@ -175,8 +176,17 @@ def say_stopped(session: Session) -> None:
 
 def going_on(session: Session) -> str:
     """Return the command by which the run goes on."""
-    if session.end is not End.SAVED and not any(session.folder.checkpoints.glob("[0-9]*")):
+    if session.end is not End.SAVED and not session.folder.can_be_resumed:
         return "There is no checkpoint yet to go on from."
     found = _found("rlsd")
     program = [sys.executable, "-m", "rlsd_program"] if found is None else [found]
     return f"Go on with: {command(['--resume', str(session.folder.root)], program)}"
+
+
+def kept(session: Session) -> str:
+    """Tell which files of a run that came to nothing are as they were."""
+    folder = session.folder
+    whole = [str(zipped) for zipped in (folder.best_agent, folder.final_agent) if zipped.exists()]
+    if folder.can_be_resumed:
+        whole.append(str(latest_checkpoint(folder.checkpoints)))
+    return f"Kept as they were: {', '.join(whole)}" if whole else "Nothing had been saved before"

@@ -7,20 +7,17 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rlsd import files
 from rlsd.cli.errors import UserError, one_line
+from rlsd.cli.lock import locked
 from rlsd.plain import read_json, read_yaml, shown
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 def file_name(env_id: str) -> str:
@@ -87,19 +84,13 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training in this folder. The lock ends with its process, however that ends.
+        """Keep other processes from training in this folder, and remove what killed ones left half written.
 
         :raises UserError: when another process trains in it.
         """
-        with ExitStack() as held:
-            if fcntl is not None:
-                try:
-                    file = held.enter_context((self.root / ".lock").open("w"))
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise UserError(f"another process trains in {self.root}: wait for its end, or stop it") from error
-                except OSError:  # a file system without locks, or one that is only to be read
-                    pass
+        with locked(self.root):
+            for folder in (self.root, self.params):
+                files.clear_unfinished(folder)
             yield
 
     @property
@@ -143,6 +134,11 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def can_be_resumed(self) -> bool:
+        """Whether there is a checkpoint, also one that a process was killed in replacing."""
+        return any(self.checkpoints.glob("[0-9]*")) or any(self.checkpoints.glob(".[0-9]*/old"))
+
+    @property
     def results(self) -> Path:
         """What the finished run reached."""
         return self.root / "results.json"
@@ -166,7 +162,7 @@ class RunFolder:
 
     def write_yaml(self, name: str, data: Any) -> None:
         """Write ``data`` to ``ENV/name``, whole or not at all."""
-        self._write(self.params / name, yaml.safe_dump(data, sort_keys=False))
+        files.write_text(self.params / name, yaml.safe_dump(data, sort_keys=False))
 
     def read_yaml(self, name: str) -> dict[str, Any]:
         """Read ``ENV/name``.
@@ -184,11 +180,11 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write ``text`` to ``ENV/name``."""
-        self._write(self.params / name, text)
+        files.write_text(self.params / name, text)
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Write ``results.json``."""
-        self._write(self.results, json.dumps(results, indent=2) + "\n")
+        files.write_text(self.results, json.dumps(results, indent=2) + "\n")
 
     def read_results(self) -> dict[str, Any]:
         """Return what ``results.json`` holds, nothing when there is none."""
@@ -196,12 +192,6 @@ class RunFolder:
             return dict(read_json(self.results.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return {}
-
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        partial = path.with_name(f"{path.name}.tmp")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
 
     def discard(self) -> None:
         """Remove the folder of a run that never began, and the folders above it that were made for it, where empty."""

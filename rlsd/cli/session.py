@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
 import rlsd
+from rlsd import faults
 from rlsd.cli import saving
-from rlsd.cli.console import say
+from rlsd.cli.console import say, warn
 from rlsd.cli.environments import EVALUATION_SEED, FINAL_EVALUATION_SEED, evaluation_env
 from rlsd.cli.episodes import EpisodeLog
-from rlsd.cli.evaluation import FINAL_EPISODES, Evaluation, Score, evaluate
+from rlsd.cli.evaluation import FINAL_EPISODES, Evaluation, Score, evaluate, save_statistics
 from rlsd.cli.interrupt import stop_on_signals
 from rlsd.cli.plan import Plan
 from rlsd.cli.runfolder import RunFolder
@@ -55,6 +56,7 @@ class Session:
     best: float | None = None
     end: End = End.CUT
     _open: list[Any] = field(default_factory=list)
+    _evaluation: Evaluation | None = None
 
     def __post_init__(self) -> None:
         self.first_step = self.agent.num_timesteps if self.resumed else 0
@@ -69,7 +71,7 @@ class Session:
     def learn(self) -> End:
         """Train to the planned number of steps, or until a signal says stop. Saves the agent in either case."""
         every, keep = saving.save_every(self.plan, self.agent), saving.keep(self.agent)
-        checkpoints = rlsd.Checkpoints(self.folder.checkpoints, every=every, keep=keep)
+        checkpoints = rlsd.Checkpoints(self.folder.checkpoints, every=every, keep=keep, notes=self._notes)
         with suppress(KeyboardInterrupt), stop_on_signals(checkpoints.request_stop) as asked:
             try:
                 self._train(checkpoints)
@@ -122,7 +124,8 @@ class Session:
             self._open.append(env)
             episodes = plan.options.eval_episodes
             then = rlsd.OfferEvaluation() if plan.judges else None
-            watchers.append(Evaluation(env, self.folder, plan.eval_freq, episodes, seed, self._announce, then))
+            self._evaluation = Evaluation(env, self.folder, plan.eval_freq, episodes, seed, self._announce, then)
+            watchers.append(self._evaluation)
         if plan.options.progress:
             watchers.append(ProgressBarCallback())
         return watchers
@@ -149,15 +152,31 @@ class Session:
             with suppress(OSError):  # what cannot be written any more has been told
                 close()
 
+    def _notes(self) -> dict[str, Any]:
+        return {} if self._evaluation is None else {"evaluations": self._evaluation.notes()}
+
     def _save(self) -> None:
+        broken = faults.in_best(self.agent)
+        if broken is not None:
+            raise faults.NotFinite(faults.report(broken, self.agent))
         self.agent.save(self.folder.final_agent)
-        statistics = self.agent.get_vec_normalize_env()
-        if statistics is not None:
-            statistics.save(str(self.folder.statistics))
+        if self.agent.get_vec_normalize_env() is not None:
+            save_statistics(self.env, self.folder.statistics)
 
     def _save_end(self) -> None:
-        # The last rollout ends past the last checkpoint; a larger -n should go on from here.
-        last = self.folder.checkpoints / str(self.agent.num_timesteps)
-        saving.prune(self.folder.checkpoints, rlsd.save_checkpoint(self.agent, last), self.agent)
+        self._save_last_checkpoint()
         if not self.folder.best_agent.exists():  # no evaluation took place: there is no better one
             self.agent.save(self.folder.best_agent)
+
+    def _save_last_checkpoint(self) -> None:
+        """Save where a larger ``-n`` goes on from: the last rollout ends past the last checkpoint."""
+        last = self.folder.checkpoints / str(self.agent.num_timesteps)
+        # A run that is resumed for its evaluation alone is there already.
+        if not (self.resumed and self.first_step == self.agent.num_timesteps and last.exists()):
+            broken = faults.in_checkpoint(self.agent)
+            if broken is not None:
+                kept = f"the checkpoints in {self.folder.checkpoints} stay as they were"
+                warn(f"{faults.report(broken, self.agent)}; {kept}")
+                return
+            rlsd.save_checkpoint(self.agent, last, self._notes())
+        saving.prune(self.folder.checkpoints, last, self.agent)

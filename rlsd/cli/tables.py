@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlsd import files
 from rlsd.cli.errors import UserError
 
 
@@ -32,6 +33,4 @@ def check_file(flag: str, path: str | None) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write ``data`` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.tmp")
-    partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    files.write_text(path, json.dumps(data, indent=2) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlsd.cli.console import say
-from rlsd.cli.errors import MachineError, UserError, blame_input, refusal
+from rlsd.cli.errors import MachineError, UserError, blame_input, one_line, refusal
 from rlsd.cli.interrupt import ignore, on_signals
 from rlsd.cli.options import TrainOptions, parse
 from rlsd.cli.runfolder import RunFolder
@@ -95,8 +95,9 @@ def _go_on(folder: RunFolder, argv: Sequence[str]) -> int:
 
 
 def _run(session: Session, record: Record) -> int:
-    from rlsd.cli.report import going_on, say_end, say_stopped, write_results
+    from rlsd.cli.report import going_on, kept, say_end, say_stopped, write_results
     from rlsd.cli.session import End
+    from rlsd.faults import NotFinite
 
     score = None
     try:
@@ -106,6 +107,8 @@ def _run(session: Session, record: Record) -> int:
             score = session.score()
     except KeyboardInterrupt:
         pass
+    except NotFinite as error:
+        raise UserError(f"{one_line(error)}. {kept(session)}") from error
     except Exception as error:
         said = refusal(error)
         if said is None:

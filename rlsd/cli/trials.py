@@ -112,7 +112,7 @@ class Trial:
 
     def unfinished(self) -> RunFolder | None:
         """Return the newest run of the trial that can be resumed."""
-        runs = [run for run in self._runs() if any(run.checkpoints.glob("[0-9]*"))]
+        runs = [run for run in self._runs() if run.can_be_resumed]
         return runs[-1] if runs else None
 
     def last_words(self) -> str:

@@ -20,7 +20,9 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rlsd import folders
 from rlsd.cli.main import main
+from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.session import Session
 from rlsd.speed import MAX, NOTHING
 
@@ -83,8 +85,9 @@ def test_a_run_is_resumed_by_one_process_at_a_time(whole, tmp_path, capsys):
         assert other.stdout.readline() == b"\n", "it does not hold the run"
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
         assert train("--resume", str(run), "-n", "768") == 2, "two at a time"
-        said = f"error: another process trains in {run}: wait for its end, or stop it\n"
-        assert capsys.readouterr().err == said, "message"
+        said = rf"error: process {other.pid} on \S+, since [-0-9]+ [:0-9]+, trains in {run}: wait for its end, .*\n"
+        err = capsys.readouterr().err
+        assert re.fullmatch(said, err), err
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before, "something was written"
     finally:
         other.kill()
@@ -103,8 +106,8 @@ def test_tensorboard_forgets_what_a_killed_run_logged_after_its_checkpoint(tmp_p
     events.rename(events.with_name("events.out.tfevents.0"))  # read first, though the next begins in the same second
     assert train("--resume", str(run)) == 0, "second part"
     curves = EventAccumulator(str(run / "tensorboard" / "PPO_1"), {"scalars": 0}).Reload()
-    # The figures of the last update before the checkpoint are logged after it, and go with the process.
-    for tag, steps in (("eval/mean_reward", [256, 512, 768, 1024]), ("distill/coef", [512, 1024])):
+    # The figures of the last update before the checkpoint are logged after it: they are in the checkpoint.
+    for tag, steps in (("eval/mean_reward", [256, 512, 768, 1024]), ("distill/coef", [512, 768, 1024])):
         assert [event.step for event in curves.Scalars(tag)] == steps, f"steps of {tag}"
 
 
@@ -226,9 +229,64 @@ def test_an_older_checkpoint_is_named_where_the_latest_is_damaged(whole, tmp_pat
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     (run / "checkpoints" / "512" / "agent.zip").write_bytes(b"cut short")
     assert train("--resume", str(run), "-n", "1024") == 2, "exit code"
-    assert "(if it is damaged, remove it, to go on from step 256): " in capsys.readouterr().err
-    shutil.rmtree(run / "checkpoints" / "512")
-    assert train("--resume", str(run), "-n", "512") == 0, "it did not go on"
+    err = capsys.readouterr().err
+    last = run / "checkpoints" / "512"
+    assert f"{last / 'agent.zip'} is damaged: it does not match its checksum" in err, err
+    assert err.count("\n") == 1, f"more than one line: {err}"
+    way, command = err.strip().rpartition(": ")[::2]
+    assert way.endswith("to go on from step 256, where all is whole"), err
+    move, go_on = command.split(" && ")
+    assert subprocess.run(move, shell=True, check=False).returncode == 0, move
+    assert main([*go_on.split()[1:], *QUICK, "-n", "512"]) == 0, "it did not go on"
+    assert evaluations(run) == evaluations(whole), "the evaluations differ"
+
+
+def test_a_checkpoint_that_the_run_was_killed_in_replacing_is_found_and_said_to_be_there(whole, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints" / "256")
+    (run / "checkpoints" / ".512-abc").mkdir()
+    (run / "checkpoints" / "512").rename(run / "checkpoints" / ".512-abc" / "old")
+    assert RunFolder(run, "CartPole-v1").can_be_resumed, "compare would start it over"
+    assert train("--resume", str(run), "-n", "768") == 0, "it did not go on"
+    assert "at step 512 of 768" in capsys.readouterr().out, "it went on from somewhere else"
+
+
+def test_a_run_resumed_for_its_evaluation_alone_saves_no_checkpoint_again(whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "results.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (run / "checkpoints").rglob("*")}
+    assert train("--resume", str(run)) == 0, "exit code"
+    assert {path: path.stat().st_mtime_ns for path in (run / "checkpoints").rglob("*")} == before, "written again"
+
+
+def test_what_killed_runs_left_half_written_is_cleared_away(whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    left = [run / ".CartPole-v1.zip.0123abcd.part", run / "CartPole-v1" / ".run.yml.0123abcd.part"]
+    for path in left:
+        path.write_bytes(b"half")
+    assert train("--resume", str(run), "-n", "768") == 0, "exit code"
+    assert not any(path.exists() for path in left), "left-overs"
+
+
+@pytest.mark.parametrize("harm", ["lost", "cut", "another run's"])
+def test_no_harm_to_the_evaluations_lets_a_worse_agent_be_the_best(whole, tmp_path, harm):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    file, best = run / "evaluations.npz", (run / "best_model.zip").read_bytes()
+    notes = run / "checkpoints" / "512" / "checkpoint.json"
+    noted = json.loads(notes.read_text())
+    noted["notes"]["evaluations"]["results"][0] = [499.0, 499.0]  # as if the agent had done better before
+    notes.write_text(json.dumps(noted))
+    folders.seal(notes.parent)
+    if harm == "lost":
+        file.unlink()
+    elif harm == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    else:
+        np.savez(file, timesteps=[256], results=[[1.0, 1.0]], ep_lengths=[[1, 1]])
+    assert train("--resume", str(run), "-n", "768") == 0, "exit code"
+    assert (run / "best_model.zip").read_bytes() == best, "a worse agent replaced it"
+    assert evaluations(run)["timesteps"] == [256, 512, 768], "evaluations are lost"
+    assert json.loads((run / "results.json").read_text())["best_mean_reward"] == 499.0, "the best is forgotten"
 
 
 def test_a_run_resumed_for_its_evaluation_alone_keeps_its_speed(whole, tmp_path, capsys):
