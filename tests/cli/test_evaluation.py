@@ -111,3 +111,36 @@ class Endless(gym.Env):
 
     def step(self, action):
         return np.zeros(4, np.float32), 1.0, False, False, {"is_success": False}
+
+
+def test_a_kill_while_the_file_is_written_leaves_the_evaluations_so_far(parts, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    _, agent, folder = parts
+    agent.learn(200, callback=evaluation(parts))
+    before = stored(folder)
+    monkeypatch.setattr("os.replace", kill)  # the last moment before it is in its place
+    with pytest.raises(Killed):
+        agent.learn(200, callback=evaluation(parts), reset_num_timesteps=False)
+    assert stored(folder) == before, "they are lost"
+
+
+def test_an_agent_that_is_not_finite_is_never_the_best_whatever_it_earns(parts, capsys, monkeypatch):
+    _, agent, folder = parts
+    agent.learn(200, callback=evaluation(parts))
+    best = folder.best_agent.read_bytes()
+    monkeypatch.setattr(Evaluation, "_load", lambda self, step: None)  # nothing was earned before
+    monkeypatch.setattr(A2C, "train", lambda self: None)
+    agent.policy.value_net.bias.data.fill_(float("nan"))  # acts as well as before
+    callback = evaluation(parts)
+    agent.learn(200, callback=callback, reset_num_timesteps=False)
+    assert np.isfinite(callback.last_mean_reward), "it acts"
+    assert folder.best_agent.read_bytes() == best, "it replaced the best"
+    assert callback.best_mean_reward == -np.inf, "a better one could not become the best any more"
+    said = capsys.readouterr().err
+    assert "'value_net.bias' is not finite at 400 steps" in said, said
+    assert said.count("\n") == 1, f"more than one line: {said}"

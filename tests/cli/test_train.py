@@ -197,3 +197,39 @@ def test_a_config_file_of_another_run_is_taken(finished, tmp_path):
 def test_tensorboard_can_be_elsewhere(tmp_path):
     assert train(tmp_path / "logs", "-tb", str(tmp_path / "tb")) == 0, "exit code"
     assert list((tmp_path / "tb" / "ppo" / "CartPole-v1_1").rglob("events*")), "nothing was logged there"
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_a_run_that_its_last_update_broke_replaces_nothing_and_says_so_in_one_line(tmp_path, capsys, monkeypatch, algo):
+    from stable_baselines3 import DQN
+
+    net = "policy_kwargs:{net_arch: [8]}"
+    params = {
+        "ppo": ["n_steps:32", "n_envs:2", "batch_size:64"],
+        "dqn": ["learning_starts:20", "train_freq:4", "gradient_steps:1", "batch_size:8", "buffer_size:500"],
+    }[algo]
+    common = ["--no-progress", "--eval-freq", "64", "--eval-episodes", "1", "--save-freq", "64", "--n-eval-envs", "1"]
+    words = ["--algo", algo, "--env", "CartPole-v1", "-n", "128", "-f", str(tmp_path), *common, "--speed", "none"]
+    assert main(["train", *words, "-params", net, *params]) == 0, "first part"
+    run = tmp_path / algo / "CartPole-v1_1"
+    kept = {path: path.read_bytes() for path in (run / "CartPole-v1.zip", run / "results.json")}
+    algorithm = {"ppo": PPO, "dqn": DQN}[algo]
+    own = algorithm.train
+
+    def train(self, *args, **kwargs):
+        own(self, *args, **kwargs)
+        if self.num_timesteps >= 256:
+            next(self.policy.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(algorithm, "train", train)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "-n", "256"]) == 2, "exit code"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, f"more than one line: {said}"
+    assert "is not finite at 256 steps" in said, said
+    last = rlsd.latest_checkpoint(run / "checkpoints")
+    assert f"Kept as they were: {run / 'best_model.zip'}, {run / 'CartPole-v1.zip'}, {last}" in said, said
+    assert {path: path.read_bytes() for path in kept} == kept, "a file was replaced"
+    assert not [path for path in (run / "checkpoints").iterdir() if path.name == "256"], "a broken checkpoint"
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(run), "-n", "256"]) == 0, "it could not go on"
