@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize, VecTransposeImage
 from torch import Tensor
 
 Observations = Tensor | dict[str, Tensor]
@@ -159,6 +159,9 @@ class Normalization:
         """Return raw observations as the policy is to see them, ``(x - mean) / std``, clipped."""
         items = as_items(observations)
         for key, (mean, std) in self.statistics.items():
+            if mean.shape != items[key].shape[1:]:  # of one frame, and what is seen is a stack of them
+                mean, std = (_repeated(one, tuple(items[key].shape[1:])) for one in (mean, std))
+                self.statistics[key] = (mean, std)
             items[key] = ((items[key] - mean) / std).clamp_(-self.clip, self.clip)
         return from_items(items)
 
@@ -178,6 +181,55 @@ class Normalization:
 
 
 def normalizing_env(agent: BaseAlgorithm) -> VecNormalize | None:
-    """Return the agent's ``VecNormalize`` when it normalises observations, else None."""
+    """Return the agent's ``VecNormalize`` when it normalises what the policy sees, else None.
+
+    None, too, where something around it changes observations in a way that is not known: states are then kept as the
+    policy saw them, by the statistics of the time.
+    """
     env = agent.get_vec_normalize_env()
-    return env if env is not None and env.norm_obs else None
+    if env is None or not env.norm_obs:
+        return None
+    around = getattr(agent, "env", None)
+    return None if around is not None and unknown_wrapper(around) is not None else env
+
+
+def unknown_wrapper(env: VecEnv) -> VecEnvWrapper | None:
+    """Return a wrapper around ``VecNormalize`` that changes observations in a way that is not known, None for none."""
+    found, around = wrappers_around(env)
+    if not isinstance(found, VecNormalize) or not found.norm_obs:
+        return None
+    known = (VecTransposeImage, VecFrameStack)
+    return next(
+        (w for w in around if not isinstance(w, known) and w.observation_space != w.venv.observation_space), None
+    )
+
+
+def wrappers_around(env: VecEnv) -> tuple[VecEnv, list[VecEnvWrapper]]:
+    """Return ``VecNormalize``, or the environment below all wrappers, and what is around it, the innermost first."""
+    around: list[VecEnvWrapper] = []
+    while isinstance(env, VecEnvWrapper) and not isinstance(env, VecNormalize):
+        around.insert(0, env)
+        env = env.venv
+    return env, around
+
+
+def raw_of(env: VecNormalize, key: str, seen: np.ndarray) -> np.ndarray:
+    """Return normalised observations of a key mapped back, exactly but for rounding and for what was clipped.
+
+    :param seen: ``(batch, *shape)``, of frames or of stacks of them.
+    """
+    statistics = as_items(env.obs_rms).get(key)
+    if statistics is None:
+        return seen.copy()
+    mean = torch.as_tensor(statistics.mean)
+    std = torch.as_tensor(np.sqrt(statistics.var + env.epsilon))
+    mapped = seen * _repeated(std, seen.shape[1:]).numpy() + _repeated(mean, seen.shape[1:]).numpy()
+    return np.asarray(mapped, dtype=np.float32)
+
+
+def _repeated(statistic: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the statistic of a frame for a stack of frames of some shape."""
+    for axis, (own, wanted) in enumerate(zip(statistic.shape, shape, strict=True)):
+        if own != wanted and own and wanted % own == 0:
+            statistic = torch.cat([statistic] * (wanted // own), dim=axis)
+    return statistic

@@ -7,7 +7,7 @@ import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -15,11 +15,21 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_obs_shape
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from rlsd.actors import Actor
 from rlsd.memory import observation_bytes
-from rlsd.observations import as_array, as_items, blocks, normalizing_env, with_context
+from rlsd.observations import (
+    as_array,
+    as_items,
+    blocks,
+    normalizing_env,
+    raw_of,
+    unknown_wrapper,
+    with_context,
+    wrappers_around,
+)
+from rlsd.recording import RawObservations
 
 #: What every replay buffer has in SB3, by which its states are found.
 _OF_REPLAY = ("observations", "actions", "rewards", "buffer_size", "n_envs", "pos", "full")
@@ -97,6 +107,14 @@ def source_for(agent: Any, actor: Actor) -> Source:
 
     :raises TypeError: when its buffer is one of the user's own in which no states can be found.
     """
+    wrapper = None if agent.env is None else unknown_wrapper(agent.env)
+    if wrapper is not None:
+        warnings.warn(
+            f"a {type(wrapper).__name__} around VecNormalize changes what the policy sees in a way that is not known: "
+            "states are kept as the policy saw them, by the statistics of the time. Put VecNormalize outermost to have "
+            "them shown through those of today",
+            stacklevel=2,
+        )
     if isinstance(agent, OnPolicyAlgorithm):
         _check_buffer(agent, agent.rollout_buffer, "rollout_buffer_class", ("observations", "buffer_size", "n_envs"))
         return RolloutSource(actor)
@@ -241,7 +259,10 @@ class EvaluationSource(Source):
         :param number: whose is meant: SB3 goes through them one by one.
         """
         env = normalizing_env(agent)
-        items = as_items(seen if env is None else env.get_original_obs())
+        if env is None or not any(isinstance(w, VecFrameStack) for w in wrappers_around(cast(VecEnv, agent.env))[1]):
+            items = as_items(seen if env is None else env.get_original_obs())
+        else:  # it has the latest frames alone
+            items = {key: raw_of(env, key, value) for key, value in as_items(seen).items()}
         self._steps.append({key: np.array(value[number : number + 1]) for key, value in items.items()})
 
     def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
@@ -255,53 +276,3 @@ def _flattened(items: Mapping[str, np.ndarray], agent: BaseAlgorithm) -> dict[st
     """Join the leading axes, and give each state the shape that the agent's buffer gives it."""
     shapes = as_items(get_obs_shape(agent.observation_space))
     return {key: array.reshape(-1, *shapes[key]) for key, array in items.items()}
-
-
-class RawObservations(BaseCallback):
-    """Records, during one rollout, the raw observations that the agent acted on.
-
-    On-policy buffers hold normalised observations only, so with ``VecNormalize`` the raw ones are taken at each step.
-    ``VecNormalize`` itself remembers just the latest, which is the one the *next* action is taken on.
-    """
-
-    def __init__(self, env: VecEnv) -> None:
-        super().__init__()
-        self._between: list[VecTransposeImage] = []
-        while not isinstance(env, VecNormalize):
-            assert isinstance(env, VecEnvWrapper)
-            if isinstance(env, VecTransposeImage):
-                self._between.insert(0, env)
-            elif env.observation_space != env.venv.observation_space:
-                raise ValueError(
-                    f"a {type(env).__name__} around VecNormalize changes what the policy sees, so raw states "
-                    "cannot be kept: put VecNormalize outermost"
-                )
-            env = env.venv
-        self._env = env
-        self._steps: list[dict[str, np.ndarray]] = []
-        self._latest: dict[str, np.ndarray] | None = None
-
-    def _on_rollout_start(self) -> None:
-        self._steps.clear()
-        self._latest = self._raw()
-
-    def _on_step(self) -> bool:
-        if self._latest is not None:
-            self._steps.append(self._latest)
-        self._latest = self._raw()
-        return True
-
-    def _raw(self) -> dict[str, np.ndarray] | None:
-        observations = getattr(self._env, "old_obs", None)
-        if observations is None:
-            return None
-        for wrapper in self._between:
-            observations = wrapper.transpose_observations(observations)
-        return {key: np.array(value) for key, value in as_items(observations).items()}
-
-    def take(self) -> dict[str, np.ndarray] | None:
-        """Return what was recorded, ``(steps * n_envs, *shape)`` by key, and forget it; None when nothing was."""
-        steps, self._steps = self._steps, []
-        if not steps:
-            return None
-        return {key: np.concatenate([step[key] for step in steps]) for key in steps[0]}

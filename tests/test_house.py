@@ -24,7 +24,7 @@ LAYERS = (
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
     | {"rlsd.archives", "rlsd.pickles", "rlsd.tensor_files", "rlsd.torch_family", "rlsd.chunks"}
     | {"rlsd.files", "rlsd.folders"},
-    {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
+    {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
     {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.students", "rlsd.speed"},
     {"rlsd.checkpoint"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.resume", "rlsd.recipes", "rlsd.together"}

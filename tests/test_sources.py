@@ -32,13 +32,13 @@ from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from stable_baselines3.common.vec_env import VecFrameStack
 
 import rlsd
 from rlsd import observations
 from rlsd.actors import actor_for
 from rlsd.observations import Beside, Normalization, as_array, as_items, from_items
-from rlsd.sources import EvaluationSource, RawObservations, ReplaySource, RolloutSource, Source, Watched, source_for
+from rlsd.recording import RawObservations
+from rlsd.sources import EvaluationSource, ReplaySource, RolloutSource, Source, Watched, source_for
 
 
 class Watching(BaseCallback):
@@ -154,12 +154,6 @@ def test_recorded_observations_shown_through_the_statistics_are_what_the_policy_
         for key, value in as_items(normalization(from_items(items))).items():
             expected = torch.from_numpy(seen[key])
             torch.testing.assert_close(value.to(expected.dtype), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_frames_stacked_after_normalising_are_refused_and_not_taken_for_raw_states():
-    agent = small_ppo(VecFrameStack(normalized_env(), 2))
-    with pytest.raises(ValueError, match="VecNormalize"):
-        RolloutSource(actor_for(agent)).recorder(agent)
 
 
 def test_recordings_are_taken_once_and_none_of_a_rollout_is_left_for_the_next():
