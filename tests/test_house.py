@@ -23,7 +23,7 @@ LAYERS = (
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
     | {"rlsd.archives", "rlsd.pickles", "rlsd.tensor_files", "rlsd.torch_family", "rlsd.chunks"}
-    | {"rlsd.files", "rlsd.folders"},
+    | {"rlsd.files", "rlsd.folders", "rlsd.statistics_file"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
     {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.students", "rlsd.speed"},
     {"rlsd.checkpoint"},

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 from rlsd.cli.coldstart import leave_compiler_out
 from rlsd.cli.console import warn
 from rlsd.cli.environments import load_statistics, training_env
-from rlsd.cli.errors import UserError, blame_input
+from rlsd.cli.errors import UserError, blame_input, one_line
 from rlsd.cli.plan import Plan
 from rlsd.cli.probe import spaces_of
 from rlsd.cli.runfolder import RunFolder
@@ -28,7 +28,7 @@ def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
 
     :raises UserError: when the algorithm refuses the environment or a hyperparameter, or the zip is not its own.
     """
-    from rlsd import SelfDistilled
+    from rlsd import SelfDistilled, checkpoint
 
     leave_compiler_out()
     algorithm = SelfDistilled(plan.algorithm)
@@ -43,16 +43,33 @@ def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
     start = plan.options.trained_agent
     doing = f"--trained-agent {start}" if start else f"cannot build {plan.algorithm.__name__} for {plan.env_id}"
     with blame_input(doing):
-        if start is None:
+        if start is not None:
+            checkpoint.read(start, plan.algorithm)  # it says what is damaged, or of another algorithm
+            _check_entropy(start, settings.get("ent_coef"))
+        if start is None or not plan.options.trust:
             agent: BaseAlgorithm = algorithm(plan.hyperparams.policy, env, device=plan.device, **settings)
-            return agent
-        settings.pop("policy_kwargs", None)  # the net is in the zip, and cannot be another
-        _check_entropy(start, settings.get("ent_coef"))
-        agent = algorithm.load(start, env=env, device=plan.device, **settings)
-    _renew_search(agent)
+            if start is None:
+                return agent
+            _take_weights(start, agent)
+        else:
+            settings.pop("policy_kwargs", None)  # the net is in the zip, and cannot be another
+            agent = algorithm.load(start, env=env, device=plan.device, **settings)
+            _renew_search(agent)
     zip_file = Path(start)
     load_statistics(zip_file.parent / zip_file.stem / "vecnormalize.pkl", env)
     return agent
+
+
+def _take_weights(start: str, agent: BaseAlgorithm) -> None:
+    from rlsd import load_weights
+
+    try:
+        load_weights(start, agent)
+    except ValueError as error:
+        raise UserError(
+            f"--trained-agent {one_line(error)}. Spaces and network must be the same: give the policy_kwargs that it "
+            "was trained with (-params), or --trust if the file is yours: then all of it is loaded, and code in it run"
+        ) from error
 
 
 def _check_entropy(start: str, wanted: Any) -> None:

@@ -54,6 +54,8 @@ class CompareOptions:
     """Arguments for the environments' constructor."""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """As in rlsd train."""
+    trust: bool = False
+    """As in rlsd train: unpickle the teachers that variants name, which runs whatever code they bring."""
     jobs: Annotated[Count, tyro.conf.arg(aliases=["-j"])] = 1
     """Trainings at a time, each on one thread. Above the number of cores the seconds mean little."""
     log_folder: Annotated[str, tyro.conf.arg(aliases=["-f"], metavar="FOLDER")] = "logs/compare"
@@ -150,6 +152,7 @@ def _words(options: CompareOptions, env: str, variant: Variant, seed: int) -> tu
         *("--env", env, "--algo", options.algo, "--seed", str(seed), *steps, *kwargs),
         # An evaluation during training would take longer than the training, with so many episodes.
         *("--eval-episodes", str(options.eval_episodes), "--eval-freq", "0"),
+        *(["--trust"] if options.trust else []),
         *("--device", options.device, "--num-threads", "1", "-f", str(_folder(options, variant, seed))),
         *variant.flags(shared),
     )

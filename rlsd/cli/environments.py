@@ -58,10 +58,18 @@ def copy_statistics(source: VecNormalize, target: VecNormalize) -> None:
 
 def load_statistics(path: Path, env: VecEnv) -> None:
     """Read ``VecNormalize`` statistics that were saved beside an agent into the environment it goes on in."""
-    from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+    from stable_baselines3.common.vec_env import unwrap_vec_normalize
+
+    from rlsd.observations import as_items
+    from rlsd.statistics_file import read_statistics
 
     target = unwrap_vec_normalize(env)
     if target is None or not path.is_file():
         return
     with blame_input(f"cannot read {path}"):
-        copy_statistics(VecNormalize.load(str(path), target.venv), target)
+        found = read_statistics(path)
+        if found.obs_rms is not None and target.norm_obs:
+            mine, theirs = (as_items(rms) for rms in (target.obs_rms, found.obs_rms))
+            if {k: v.mean.shape for k, v in mine.items()} != {k: v.mean.shape for k, v in theirs.items()}:
+                raise ValueError("its statistics are of other observations")
+        copy_statistics(found, target)

@@ -68,7 +68,9 @@ class TrainOptions:
     """1 prints SB3's tables."""
 
     trained_agent: Annotated[MaybeText, tyro.conf.arg(aliases=["-i"], metavar="ZIP")] = None
-    """Start from the weights of this saved agent."""
+    """Start from the weights of this saved agent; nothing else in the zip is read."""
+    trust: bool = False
+    """Unpickle the zips that are named, which runs whatever code they bring: all of --trained-agent, and a teacher."""
     resume: Annotated[MaybeText, tyro.conf.arg(metavar="RUN")] = None
     """Go on with the run in this folder, e.g. logs/ppo/CartPole-v1_1; nothing else is needed."""
 

@@ -216,11 +216,23 @@ def _distillation(options: TrainOptions, algorithm: type[BaseAlgorithm]) -> Dist
     changes = parse_pairs("--distill", options.distill)
     if not options.config:
         with blame_input():
-            return recipe(options.recipe or DEFAULT, values=has_values(algorithm), **changes)
+            return _trusted(recipe(options.recipe or DEFAULT, values=has_values(algorithm), **changes), options)
     with blame_input(f"--config {options.config}"):
         config = DistillConfig.from_yaml(Path(options.config).read_text(encoding="utf-8"))
     with blame_input("--distill"):
-        return config.changed(changes)
+        return _trusted(config.changed(changes), options)
+
+
+def _trusted(config: DistillConfig, options: TrainOptions) -> DistillConfig:
+    """Return the config, after a look whether the agent that it names as teacher may be unpickled."""
+    from rlsd import Frozen
+
+    if isinstance(config.teacher, Frozen) and config.teacher.path and not options.trust:
+        raise UserError(
+            f"the teacher {shown(config.teacher.path)} would be unpickled, which runs whatever code is in it: "
+            "give --trust if you trust the file"
+        )
+    return config
 
 
 def _devices(options: TrainOptions, hyperparams: Hyperparams) -> tuple[str, str | None]:

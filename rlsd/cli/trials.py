@@ -45,7 +45,7 @@ TRAINING_EPISODES = 100
 #: Flags that a run of the same trial may have otherwise; what they amount to is compared instead, or does not matter.
 _NOT_COMPARED = {
     *("n_timesteps", "n_envs", "hyperparams", "recipe", "distill", "config"),
-    *("save_freq", "log_folder", "tensorboard_log", "progress", "verbose", "resume", "debug"),
+    *("save_freq", "log_folder", "tensorboard_log", "progress", "verbose", "resume", "debug", "trust"),
 }
 
 

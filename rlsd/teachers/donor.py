@@ -11,7 +11,6 @@ import copy
 import hashlib
 import inspect
 import io
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,6 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
-from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.patch_gym import _convert_space
 from torch import Tensor, nn
 
@@ -31,6 +29,7 @@ from rlsd.actors.base import plain_name
 from rlsd.archives import unfold
 from rlsd.observations import Normalization
 from rlsd.plain import read_json
+from rlsd.statistics_file import read_statistics
 from rlsd.teachers.frozen_policy import FrozenPolicy
 
 #: All of an agent that its policy is built from. ``use_sde`` is not there for every algorithm.
@@ -169,16 +168,13 @@ def _beside(file: Path) -> Path | None:
 
 def _read_statistics(file: Path) -> Normalization | None:
     try:
-        with file.open("rb") as opened:
-            found = pickle.load(opened)  # as VecNormalize.load does
-    except Exception as error:  # a damaged pickle raises anything
+        found = read_statistics(file)
+    except (OSError, ValueError) as error:
         raise ValueError(f"teacher.vecnormalize: {file} is damaged: {_in_short(error)}") from error
-    if not isinstance(found, VecNormalize):
-        raise ValueError(f"teacher.vecnormalize: {file} holds a {type(found).__name__}, no VecNormalize")
-    return _statistics(found)
+    return _statistics(found) if found.norm_obs else None
 
 
-def _statistics(env: VecNormalize | None) -> Normalization | None:
+def _statistics(env: Any) -> Normalization | None:
     return Normalization.of(cast(Any, SimpleNamespace(get_vec_normalize_env=lambda: env, device=_CPU)))
 
 

@@ -1,6 +1,8 @@
 """``rlsd train`` from the first flag to the last line."""
 
 import json
+import os
+import pickle
 
 import numpy as np
 import pytest
@@ -174,6 +176,56 @@ def test_training_starts_from_a_trained_agent(finished, tmp_path):
     assert train(tmp_path, *words) == 0, "exit code"
     after = PPO.load(tmp_path / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip", device="cpu")
     assert same(after, PPO.load(finished / "CartPole-v1.zip", device="cpu")), "it started from other weights"
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = str(trace)
+
+    def __reduce__(self):
+        return os.mkdir, (self.trace,)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("where", ["data", "kwargs"])
+def test_code_in_a_trained_agent_runs_only_where_it_is_trusted(where, trusted, finished, tmp_path):
+    agent, trace = PPO.load(finished / "CartPole-v1.zip", device="cpu"), tmp_path / "ran"
+    if where == "data":
+        agent.evil = Evil(trace)
+    else:
+        agent.policy_kwargs = {**agent.policy_kwargs, "features_extractor_kwargs": {}, "note": Evil(trace)}
+    agent.save(tmp_path / "evil.zip")
+    words = ["-i", str(tmp_path / "evil.zip"), *(["--trust"] if trusted else [])]
+    code = train(tmp_path / "logs", *words)
+    assert code == 0 or where == "kwargs", "exit code"
+    assert trace.exists() == trusted, "code ran" if trace.exists() else "the test tests nothing"
+
+
+def test_code_in_statistics_beside_a_trained_agent_is_never_run(tmp_path):
+    assert train(tmp_path, "-params", "normalize:true") == 0, "exit code"
+    zip_file = tmp_path / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip"
+    (zip_file.parent / "CartPole-v1" / "vecnormalize.pkl").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    assert train(tmp_path, "-params", "normalize:true", "-i", str(zip_file)) == 2, "exit code"
+    assert not (tmp_path / "ran").exists(), "code ran"
+
+
+@pytest.mark.parametrize("door", ["--distill", "--config"])
+def test_a_teacher_is_unpickled_only_where_it_is_trusted(door, finished, tmp_path, capsys):
+    agent, trace = PPO.load(finished / "CartPole-v1.zip", device="cpu"), tmp_path / "ran"
+    agent.policy_kwargs = {"net_arch": [64, 64], "optimizer_kwargs": {"eps": 1e-5}, "evil": Evil(trace)}
+    agent.save(tmp_path / "evil.zip")
+    (tmp_path / "distill.yml").write_text(f"teacher: {{type: frozen, path: {tmp_path / 'evil.zip'}}}")
+    words = {
+        "--distill": ["--recipe", "kickstart", "--distill", f"teacher.path={tmp_path / 'evil.zip'}"],
+        "--config": ["--config", str(tmp_path / "distill.yml")],
+    }[door]
+    assert train(tmp_path / "logs", *words) == 2, "exit code"
+    assert "give --trust if you trust the file" in capsys.readouterr().err
+    assert not trace.exists(), "code ran"
+    train(tmp_path / "logs", "--trust", *words)
+    assert trace.exists(), "the test tests nothing"
 
 
 def test_statistics_beside_a_trained_agent_are_taken_up(tmp_path):

@@ -55,7 +55,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Words:
         return trained(tmp_path_factory.mktemp(algo), algo, env, steps, 100, "--baseline") / f"{env}.zip"
 
     def found(recipe: str, algo: str) -> list[str]:
-        needed = ["--distill", f"teacher.path={teacher(algo)}"] if recipe == "kickstart" else []
+        needed = ["--trust", "--distill", f"teacher.path={teacher(algo)}"] if recipe == "kickstart" else []
         return ["--recipe", recipe, *needed]
 
     return found
