@@ -28,6 +28,8 @@ from rlsd.speed.update_heads import DiscreteHead, GaussianHead, Head
 
 #: Transitions up to which several epochs' figures wait for each other.
 _TOGETHER = 2**13
+#: Inputs up to which it pays: beyond, matrix products take the time, and weights and moments kept once more the memory.
+_WIDEST = 4096
 
 _WORKSPACES: WeakKeyDictionary[ActorCriticPolicy, Workspace] = WeakKeyDictionary()
 
@@ -124,7 +126,7 @@ def can_work_on(agent: Any) -> bool:
     if not is_standard(policy) or not can_flatten(policy.optimizer) or isinstance(agent.observation_space, spaces.Dict):
         return False
     actor, critic = _towers(policy)
-    if not actor or not critic or agent.device.type != "cpu":
+    if not actor or not critic or agent.device.type != "cpu" or actor[0].inputs > _WIDEST:
         return False
     used = [p for layer in (*actor, *critic) for p in (layer.weight, layer.bias)]
     used += [policy.log_std] if hasattr(policy, "log_std") else []
