@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 # MARK says that this file made the folder; STAMP, that the installation came to its end.
 MARK := $(VENV)/.made-by-make
 STAMP := $(VENV)/.installed
-SOURCES := rlsd envs scripts tests rlsd_program.py
+SOURCES := rlsd envs scripts tests
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint format clean

@@ -4,76 +4,28 @@ A frozen snapshot of the policy teaches the live one: a penalty pulls the live a
 teacher's on replayed states, while SB3's own loop trains on.
 """
 
-from rlsd.actors import register_actor
-from rlsd.callback import SelfDistillation
-from rlsd.config import DistillConfig
-from rlsd.divergences import KL, MSE, JensenShannon
-from rlsd.gates import Behind, Disagreement, EntropyFloor, ReturnGate, ValueAdvantage
-from rlsd.offering import OfferEvaluation
-from rlsd.recipes import recipe, recipes
-from rlsd.resume import Checkpoints, Stopped, latest_checkpoint, notes_of, resume, save_checkpoint
-from rlsd.speed import Speed
-from rlsd.states import Minibatch, Mixture, Recent, ReplayBuffer, Reservoir
-from rlsd.strength import Adaptive, Constant, Relative, Schedule
-from rlsd.students import Phase, Reborn
-from rlsd.students.compress import compress
-from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Selective, Snapshot, Stored
-from rlsd.timing import EveryStep
-from rlsd.together import learn_together
-from rlsd.version import __version__
-from rlsd.weights import load_weights
-from rlsd.wrapping import SelfDistilled, accelerate, distill, undistill
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "KL",
-    "MSE",
-    "Adaptive",
-    "Behind",
-    "Best",
-    "Cascade",
-    "Checkpoints",
-    "Constant",
-    "Disagreement",
-    "DistillConfig",
-    "Ema",
-    "Ensemble",
-    "EntropyFloor",
-    "EveryStep",
-    "Frozen",
-    "JensenShannon",
-    "Minibatch",
-    "Mixture",
-    "OfferEvaluation",
-    "Origin",
-    "Peers",
-    "Phase",
-    "Reborn",
-    "Recent",
-    "Relative",
-    "ReplayBuffer",
-    "Reservoir",
-    "ReturnGate",
-    "Schedule",
-    "Selective",
-    "SelfDistillation",
-    "SelfDistilled",
-    "Snapshot",
-    "Speed",
-    "Stopped",
-    "Stored",
-    "ValueAdvantage",
-    "__version__",
-    "accelerate",
-    "compress",
-    "distill",
-    "latest_checkpoint",
-    "learn_together",
-    "load_weights",
-    "notes_of",
-    "recipe",
-    "recipes",
-    "register_actor",
-    "resume",
-    "save_checkpoint",
-    "undistill",
-]
+from rlsd.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from rlsd.api import *  # noqa: F403
+    from rlsd.api import __all__ as __all__
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when one is first asked for (PEP 562): torch and SB3 take seconds to import."""
+    if not name.startswith("__") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name == "__all__" or not name.startswith("__"):
+        api = importlib.import_module("rlsd.api")
+        globals().update({public: getattr(api, public) for public in api.__all__} | {"__all__": api.__all__})
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module 'rlsd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

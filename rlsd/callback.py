@@ -7,7 +7,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlsd.config import DistillConfig
-from rlsd.recipes import Distill, has_values, recipe, resolve
+from rlsd.presets import Distill, has_values, recipe, resolve
 from rlsd.wrapping import distill
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import json
 import math
 import numbers
@@ -211,6 +212,8 @@ class Answer:
     @staticmethod
     def named(question: str, name: Any) -> type[Answer]:
         """Return the class that answers ``question`` under ``name``."""
+        # Answers register as their modules are imported, and who asks may have imported this one alone.
+        importlib.import_module("rlsd.api")
         known = _REGISTRY.get(question, {})
         if not isinstance(name, str) or name not in known:
             raise ValueError(f"unknown {question} {shown(name)}; {nearest(cut(str(name)), known)}")

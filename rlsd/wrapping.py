@@ -11,10 +11,11 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
-from rlsd import checkpoint, faults
+from rlsd import faults
 from rlsd.devices import usable_device
 from rlsd.distiller import Distiller
-from rlsd.recipes import Distill, resolve
+from rlsd.io import checkpoint
+from rlsd.presets import Distill, resolve
 from rlsd.speed import NOTHING, Speed, replay, resolve_speed, update
 from rlsd.speed.accelerator import Accelerator
 from rlsd.speed.lean_update import lean_update

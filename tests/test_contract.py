@@ -52,8 +52,8 @@ from torch.distributions import Categorical, Distribution, Normal, kl_divergence
 
 import rlsd
 from rlsd.environment_state import freeze, thaw
+from rlsd.io.resume import Checkpoints, Stopped
 from rlsd.observations import Beside
-from rlsd.resume import Checkpoints, Stopped
 from rlsd.teachers import Frozen
 
 

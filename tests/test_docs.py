@@ -20,7 +20,7 @@ import rlsd
 from rlsd import config
 from rlsd.actors import base
 from rlsd.cli.options import TrainOptions
-from rlsd.recipes import _RECIPES
+from rlsd.presets import _RECIPES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "recipes").glob("*.md"))]

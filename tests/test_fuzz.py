@@ -18,8 +18,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 import rlsd
-from rlsd import checkpoint
 from rlsd.distiller import Distiller
+from rlsd.io import checkpoint
 
 #: Mutants per reader; the environment variable sets another number.
 MUTANTS = int(os.environ.get("RLSD_MUTANTS", "300"))

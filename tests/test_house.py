@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 from graphlib import CycleError, TopologicalSorter
@@ -22,15 +23,15 @@ LAYERS = (
     {"rlsd.version", "rlsd.plain", "rlsd.config"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
-    | {"rlsd.archives", "rlsd.pickles", "rlsd.tensor_files", "rlsd.torch_family", "rlsd.chunks"}
-    | {"rlsd.files", "rlsd.folders", "rlsd.statistics_file"},
+    | {"rlsd.io", "rlsd.torch_family", "rlsd.chunks"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
     {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.students", "rlsd.speed"},
-    {"rlsd.checkpoint"},
-    {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.resume", "rlsd.recipes", "rlsd.together"}
-    | {"rlsd.environment_state", "rlsd.weights", "rlsd.students.compress"},
-    {"rlsd"},
-    {"rlsd.cli"},
+    {"rlsd.io.checkpoint"},
+    {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
+    | {"rlsd.environment_state", "rlsd.io.weights", "rlsd.students.compress"},
+    {"rlsd.api"},
+    {"rlsd", "rlsd.cli"},
+    {"rlsd.__main__"},
 )
 
 
@@ -198,3 +199,17 @@ def test_versions_agree():
     assert logged is not None, "CHANGELOG.md names no release"
     assert cited.group(1) == rlsd.__version__, "CITATION.cff and rlsd.__version__ differ"
     assert logged.group(1) == rlsd.__version__, "the newest release of CHANGELOG.md is not rlsd.__version__"
+
+
+def test_no_public_name_is_that_of_a_module():
+    # A module's name becomes an attribute of the package when it is imported, and would hide the public one.
+    modules = {name.split(".")[1] for name in LIBRARY if "." in name}
+    assert not modules & {*rlsd.__all__} - {"__version__"}, "a public name and a module are called the same"
+
+
+@pytest.mark.parametrize("package", ["rlsd", "rlsd_envs", "rlsd.cli.main"])
+def test_neither_package_imports_torch_before_something_of_it_is_used(package):
+    heavy = "{'torch', 'numpy', 'gymnasium'} & sys.modules.keys()"
+    code = f"import sys, {package}; sys.exit(' '.join({heavy}) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, f"import {package} imports {done.stderr}"

@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
 import rlsd
-from rlsd import folders
+from rlsd.io import folders
 
 NAN = float("nan")
 #: Where a run goes wrong: at the first step past this, or in the very last update.

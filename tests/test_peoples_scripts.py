@@ -13,7 +13,7 @@ from peoples_scripts import SCRIPTS
 
 import rlsd
 from rlsd import wrapping
-from rlsd.recipes import has_values
+from rlsd.presets import has_values
 from rlsd.wrapping import resolve
 
 #: Pairs that are refused when the agent is built: docs/recipes/README.md and kickstart.md.

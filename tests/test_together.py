@@ -13,7 +13,7 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
 import rlsd
-from rlsd.resume import Checkpoints, Stopped
+from rlsd.io.resume import Checkpoints, Stopped
 from rlsd.teachers import Peers
 from rlsd.together import learn_together
 

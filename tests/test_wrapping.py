@@ -42,7 +42,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import rlsd
 from rlsd import environment_state
-from rlsd.recipes import DEFAULT
+from rlsd.presets import DEFAULT
 
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 SWITCHABLE = ("discrete", "box", "gsde", "dict", "normalized")

@@ -1,31 +1,31 @@
 """Vector environments for Stable-Baselines3: one ``make_vec_env`` over several backends."""
 
-from rlsd_envs.adapter import VectorEnvAdapter
-from rlsd_envs.backend import BACKENDS
-from rlsd_envs.errors import (
-    BackendNotInstalled,
-    EnvironmentTimeout,
-    EnvironmentWorkerError,
-    InvalidAction,
-    UnknownEnvironment,
-    UnsupportedByBackend,
-)
-from rlsd_envs.factory import make_vec_env
-from rlsd_envs.flipped import Flipped, register_flipped
-from rlsd_envs.grids import GridCnn
+import importlib
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "BACKENDS",
-    "BackendNotInstalled",
-    "EnvironmentTimeout",
-    "EnvironmentWorkerError",
-    "Flipped",
-    "GridCnn",
-    "InvalidAction",
-    "UnknownEnvironment",
-    "UnsupportedByBackend",
-    "VectorEnvAdapter",
-    "make_vec_env",
-]
+if TYPE_CHECKING:
+    from rlsd_envs.api import *  # noqa: F403
+    from rlsd_envs.api import __all__ as __all__
 
-register_flipped()
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when one is first asked for (PEP 562): torch and SB3 take seconds to import."""
+    if not name.startswith("__") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name == "__all__" or not name.startswith("__"):
+        api = importlib.import_module("rlsd_envs.api")
+        globals().update({public: getattr(api, public) for public in api.__all__} | {"__all__": api.__all__})
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module 'rlsd_envs' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})
+
+
+# Gymnasium registers the tasks by its entry point when it is imported; not where this package is not installed.
+if "gymnasium" in sys.modules:
+    importlib.import_module("rlsd_envs.tasks").register()

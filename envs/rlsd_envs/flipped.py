@@ -79,17 +79,6 @@ def make_flipped(env_id: str, flipped: bool = False, **kwargs: Any) -> Flipped:
     return Flipped(gym.make(find_spec(env_id), disable_env_checker=True, **kwargs), flipped)
 
 
-def register_flipped() -> None:
-    """Register ``rlsd_envs/CartPoleFlip-v1`` and ``rlsd_envs/PendulumFlip-v1``, and for any other task
-    ``rlsd_envs/Flip-v1``, which takes the ``env_id``. All take ``flipped``, and what their environment takes.
-    """
-    entry = f"{__name__}:make_flipped"
-    cartpole, pendulum = {"env_id": "CartPole-v1"}, {"env_id": "Pendulum-v1"}
-    gym.register("rlsd_envs/CartPoleFlip-v1", entry, reward_threshold=475.0, kwargs=cartpole)
-    gym.register("rlsd_envs/PendulumFlip-v1", entry, kwargs=pendulum)
-    gym.register("rlsd_envs/Flip-v1", entry)
-
-
 def _with_bit(space: spaces.Space[Any]) -> spaces.Box:
     if not (isinstance(space, spaces.Box) and len(space.shape) == 1):
         raise ValueError(f"Flipped adds a number to observations that are vectors, not to {space}.")

@@ -28,7 +28,8 @@ def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
 
     :raises UserError: when the algorithm refuses the environment or a hyperparameter, or the zip is not its own.
     """
-    from rlsd import SelfDistilled, checkpoint
+    from rlsd import SelfDistilled
+    from rlsd.io import checkpoint
 
     leave_compiler_out()
     algorithm = SelfDistilled(plan.algorithm)
@@ -127,7 +128,7 @@ def _fresh_env(plan: Plan, folder: RunFolder, checkpoint: Path) -> VecEnv | None
 @contextmanager
 def _offering_an_older_one(folder: RunFolder, checkpoint: Path) -> Iterator[None]:
     """Say how to go on from the checkpoint before where one cannot be read."""
-    from rlsd.folders import whole_before
+    from rlsd.io.folders import whole_before
 
     try:
         yield

@@ -60,8 +60,8 @@ def load_statistics(path: Path, env: VecEnv) -> None:
     """Read ``VecNormalize`` statistics that were saved beside an agent into the environment it goes on in."""
     from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
+    from rlsd.io.statistics_file import read_statistics
     from rlsd.observations import as_items
-    from rlsd.statistics_file import read_statistics
 
     target = unwrap_vec_normalize(env)
     if target is None or not path.is_file():

@@ -14,9 +14,9 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import ResultsWriter
 
-from rlsd import files
 from rlsd.cli.console import warn
 from rlsd.cli.errors import refusal
+from rlsd.io import files
 
 
 class EpisodeLog(BaseCallback):

@@ -16,11 +16,12 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from rlsd import faults, files
+from rlsd import faults
 from rlsd.cli.console import warn
 from rlsd.cli.errors import one_line
 from rlsd.cli.runfolder import RunFolder
-from rlsd.resume import notes_of
+from rlsd.io import files
+from rlsd.io.resume import notes_of
 from rlsd.speed.acting import lean_methods
 from rlsd.speed.standing_in import standing_in
 

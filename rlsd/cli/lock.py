@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import filelock
-
-from rlsd import files
 from rlsd.cli.console import warn
 from rlsd.cli.errors import UserError, one_line
+from rlsd.io import files
 
 if sys.platform != "win32":
     import fcntl
@@ -35,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(_folder_locked(folder))
-        except (BlockingIOError, filelock.Timeout) as error:
+        except (BlockingIOError, TimeoutError) as error:
             raise UserError(f"{_holder(folder)} trains in {folder}: wait for its end, or stop it") from error
         except (OSError, NotImplementedError) as error:
             warn(f"{folder} cannot be locked ({one_line(error)}): see that no other process trains in it")
@@ -47,6 +45,8 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def _folder_locked(folder: Path) -> Iterator[None]:
     if sys.platform == "win32":
+        import filelock  # with asyncio: too slow for a command that only says what is wrong with it
+
         with filelock.FileLock(folder / LOCK, timeout=0):
             yield
         return

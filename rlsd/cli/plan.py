@@ -209,7 +209,7 @@ def _run_changes(options: TrainOptions) -> dict[str, Any]:
 
 def _distillation(options: TrainOptions, algorithm: type[BaseAlgorithm]) -> DistillConfig | None:
     from rlsd import DistillConfig, recipe
-    from rlsd.recipes import DEFAULT, has_values
+    from rlsd.presets import DEFAULT, has_values
 
     if options.baseline:
         return None

@@ -15,7 +15,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     if argv:
         raise UserError(f"rlsd recipes takes no arguments, got {' '.join(argv)!r}")
-    from rlsd.recipes import describe, recipes
+    from rlsd.presets import describe, recipes
 
     width = max(map(len, recipes()))
     for name in recipes():

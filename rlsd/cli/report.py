@@ -179,7 +179,7 @@ def going_on(session: Session) -> str:
     if session.end is not End.SAVED and not session.folder.can_be_resumed:
         return "There is no checkpoint yet to go on from."
     found = _found("rlsd")
-    program = [sys.executable, "-m", "rlsd_program"] if found is None else [found]
+    program = [sys.executable, "-m", "rlsd"] if found is None else [found]
     return f"Go on with: {command(['--resume', str(session.folder.root)], program)}"
 
 

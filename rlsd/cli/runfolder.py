@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from rlsd import files
 from rlsd.cli.errors import UserError, one_line
 from rlsd.cli.lock import locked
+from rlsd.io import files
 from rlsd.plain import read_json, read_yaml, shown
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlsd import files
 from rlsd.cli.errors import UserError
+from rlsd.io import files
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -249,7 +249,7 @@ class Trainer(Launcher):
 
     def _launch(self, trial: Trial, words: tuple[str, ...]) -> int:
         """Run ``rlsd train`` to its end, and return its exit code."""
-        return self.run(("-m", "rlsd_program", "train", *words), trial.log)
+        return self.run(("-m", "rlsd", "train", *words), trial.log)
 
 
 def training_return(monitor: Path) -> float | None:

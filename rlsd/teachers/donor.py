@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from rlsd.actors import algorithm_name, examined
 from rlsd.actors.base import plain_name
-from rlsd.archives import unfold
+from rlsd.io.archives import unfold
+from rlsd.io.statistics_file import read_statistics
 from rlsd.observations import Normalization
 from rlsd.plain import read_json
-from rlsd.statistics_file import read_statistics
 from rlsd.teachers.frozen_policy import FrozenPolicy
 
 #: All of an agent that its policy is built from. ``use_sde`` is not there for every algorithm.

@@ -115,7 +115,7 @@ def _learned(side: str, algorithm: Any, policy: str, env: Any, steps: int, **set
     settings |= {"seed": 0, "device": "cpu"}
     if side != "plain":
         import rlsd
-        from rlsd.recipes import resolve
+        from rlsd.presets import resolve
 
         algorithm = rlsd.SelfDistilled(algorithm)
         distill = resolve(SIDES[side], algorithm)

@@ -36,9 +36,9 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rlsd
-from rlsd import folders
 from rlsd.cli import agents, environments, plan, report, session, train  # noqa: F401 - before the first fork
 from rlsd.cli.main import main as rlsd_main
+from rlsd.io import folders
 
 _NET = "policy_kwargs:{net_arch: [8]}"
 _PPO = ["--env", "CartPole-v1", "-params", "n_envs:2", "n_steps:16", "batch_size:32", "n_epochs:2", _NET]

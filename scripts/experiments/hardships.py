@@ -137,7 +137,7 @@ def _stages() -> dict[str, tuple[Any, str, int]]:
         "start-up": (rlsd.cli.agents, "new_agent", 1),
         "rollout": (OnPolicyAlgorithm, "collect_rollouts", 4),
         "update": (BaseAlgorithm, "_update_learning_rate", 4),
-        "save": (importlib.import_module("rlsd.resume"), "save_checkpoint", 2),
+        "save": (importlib.import_module("rlsd.io.resume"), "save_checkpoint", 2),
         "evaluation": (callbacks, "evaluate_policy", 2),
         "end": (Session, "_save", 1),
         "final evaluation": (Session, "score", 1),

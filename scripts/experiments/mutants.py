@@ -36,7 +36,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
 
 import rlsd
-from rlsd import checkpoint
+from rlsd.io import checkpoint
 
 SECONDS_EACH, BYTES = 10, 10**9
 ENTRIES = ("policy.pth", "policy.optimizer.pth", "pytorch_variables.pth", "actor.optimizer.pth")
@@ -63,7 +63,7 @@ CODE = [
         "torch.storage UntypedStorage",
         "torch._tensor _rebuild_from_type_v2",
     ),
-    *("numpy._core.multiarray scalar", "rlsd.pickles Made", "torch.hub load", "torch load"),
+    *("numpy._core.multiarray scalar", "rlsd.io.pickles Made", "torch.hub load", "torch load"),
 ]
 NUMBERS = [0, 1, -1, 2, 255, 2**31 - 1, -(2**31), 2**40, 2**63, 10**400, -(10**400)]
 LONE = b"0123.()]}\x8f\x90\x91\x92\x93\x94bRsuaetlodNQ2\x81\x85\x86\x87\x88\x89"

@@ -99,7 +99,7 @@ def pytest_configure(config: Any) -> None:
     import rlsd
 
     # `rlsd.recipes` is the function of that name.
-    answers, wrapping = importlib.import_module("rlsd.recipes"), importlib.import_module("rlsd.wrapping")
+    answers, wrapping = importlib.import_module("rlsd.presets"), importlib.import_module("rlsd.wrapping")
     every = int(os.environ[EVERY])
 
     def resolve(distill: Any, algorithm: type[Any]) -> Any:

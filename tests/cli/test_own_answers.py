@@ -9,6 +9,7 @@ import yaml
 from experiments.retention_trial import Settings
 
 from rlsd.cli.main import main
+from rlsd.cli.runfolder import file_name
 from rlsd.config import _REGISTRY
 
 MODULE = """
@@ -58,8 +59,8 @@ def forget(tmp_path, monkeypatch):
 def test_a_run_takes_them_and_goes_on_with_them(forget, tmp_path, env):
     train = ["train", *QUICK, "-f", str(tmp_path / "logs")]
     assert main([*train, "--env", env, "-n", "64", "--distill", "strength={type: wave, height: 0.5}"]) == 0, "new"
-    run = tmp_path / "logs" / "ppo" / f"{env}_1"
-    written = yaml.safe_load((run / env / "distill.yml").read_text())
+    run = tmp_path / "logs" / "ppo" / f"{file_name(env)}_1"
+    written = yaml.safe_load((run / file_name(env) / "distill.yml").read_text())
     assert (written["strength"]["type"], written["strength"]["height"]) == ("wave", 0.5)
     forget()
     assert main(["train", "--resume", str(run), "-n", "128"]) == 0, "resumed"

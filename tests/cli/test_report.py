@@ -52,7 +52,7 @@ def test_a_stopped_run_goes_on_with_the_program_beside_python(folder, monkeypatc
 
 
 def test_a_stopped_run_goes_on_with_python_itself_where_there_is_no_program(folder, monkeypatch, capsys):
-    assert going_on(capsys) == [sys.executable, "-m", "rlsd_program", *RESUME]
+    assert going_on(capsys) == [sys.executable, "-m", "rlsd", *RESUME]
     monkeypatch.undo()
-    done = subprocess.run([sys.executable, "-m", "rlsd_program", "--version"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "rlsd", "--version"], capture_output=True, text=True)
     assert done.stdout.startswith("rlsd "), done.stderr

@@ -20,10 +20,10 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rlsd import folders
 from rlsd.cli.main import main
 from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.session import Session
+from rlsd.io import folders
 from rlsd.speed import MAX, NOTHING
 
 # Constant, since a schedule knows how long the run is to be.

@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import rlsd
-from rlsd.recipes import has_values
+from rlsd.presets import has_values
 
 KINDS = {"PPO": "discrete", "SAC": "box", "DQN": "discrete", "ARS": "box", "RecurrentPPO": "discrete"}
 SOON = 2 * ROLLOUT

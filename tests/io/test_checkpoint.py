@@ -45,8 +45,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 
 import rlsd
-from rlsd import checkpoint
-from rlsd.recipes import DEFAULT
+from rlsd.io import checkpoint
+from rlsd.presets import DEFAULT
 
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 SelfDistilledPPO = rlsd.SelfDistilled(PPO)

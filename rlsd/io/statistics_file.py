@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
+from rlsd.io.pickles import Made, Symbol, read
 from rlsd.memory import readable
-from rlsd.pickles import Made, Symbol, read
 
 _OWNER = "stable_baselines3.common.vec_env.vec_normalize.VecNormalize"
 #: Bytes; statistics of images take 2 numbers a pixel.

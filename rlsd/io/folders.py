@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rlsd import files
+from rlsd.io import files
 
 #: What makes a folder a checkpoint, and the checksums of all files in it, as ``sha256sum -c`` reads them.
 SUMMARY, CHECKSUMS = "checkpoint.json", "SHA256SUMS"

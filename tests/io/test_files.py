@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import rlsd
-from rlsd import files
+from rlsd.io import files
 
 SOURCES = sorted(Path(rlsd.__file__).parent.rglob("*.py"))
 
@@ -60,7 +60,7 @@ def test_only_what_a_killed_process_left_is_cleared_away(tmp_path):
 
 
 def test_nothing_else_puts_a_file_in_place_or_writes_one_where_it_will_stay():
-    """Every way to write a file goes through ``rlsd.files``; those that may write otherwise are named here."""
+    """Every way to write a file goes through ``rlsd.io.files``; those that may write otherwise are named here."""
     allowed = {
         "files.py": {"os.replace", "write_bytes"},
         "folders.py": {"os.replace", "write_text"},  # within a folder that is not in its place yet

@@ -29,10 +29,11 @@ from safetensors import SafetensorError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from rlsd import faults, files
-from rlsd.archives import broken, check_sizes, unfold
+from rlsd import faults
 from rlsd.config import DistillConfig
 from rlsd.distiller import Distiller
+from rlsd.io import files
+from rlsd.io.archives import broken, check_sizes, unfold
 from rlsd.plain import read_json, shown
 from rlsd.version import __version__
 

@@ -26,10 +26,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from rlsd import environment_state, faults, folders
+from rlsd import environment_state, faults
 from rlsd.clock import StepCounter
-from rlsd.folders import AGENT, ENVIRONMENT, GENERATORS, MEMORY, REPLAY_BUFFER, STATISTICS, SUMMARY
-from rlsd.folders import latest_checkpoint as latest_checkpoint
+from rlsd.io import folders
+from rlsd.io.folders import AGENT, ENVIRONMENT, GENERATORS, MEMORY, REPLAY_BUFFER, STATISTICS, SUMMARY
+from rlsd.io.folders import latest_checkpoint as latest_checkpoint
 from rlsd.observations import as_items, from_items
 from rlsd.plain import read_json, shown
 from rlsd.version import __version__

@@ -10,7 +10,7 @@ import pytest
 from helpers import normalized_env, vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from rlsd.statistics_file import read_statistics
+from rlsd.io.statistics_file import read_statistics
 
 
 @pytest.fixture

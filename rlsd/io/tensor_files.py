@@ -1,7 +1,7 @@
 """The tensors in what ``torch.save`` wrote, read without torch's unpickler.
 
 The file is a zip: a pickle that says which tensors there are, and their bytes. The pickle is read as data
-(:mod:`rlsd.pickles`), and a tensor is made only when it is asked for, in the shape and number type that the reader
+(:mod:`rlsd.io.pickles`), and a tensor is made only when it is asked for, in the shape and number type that the reader
 expects. So the reader decides how much is read, not the file.
 """
 
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlsd.archives import check_sizes, unfold
-from rlsd.pickles import Made, Stored, Symbol, read
+from rlsd.io.archives import check_sizes, unfold
+from rlsd.io.pickles import Made, Stored, Symbol, read
 
 _DTYPES = {
     "torch.DoubleStorage": torch.float64,

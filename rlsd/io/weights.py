@@ -19,9 +19,9 @@ from stable_baselines3.common.save_util import recursive_getattr
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from rlsd.archives import check_sizes
-from rlsd.checkpoint import existing
-from rlsd.tensor_files import Outline, TensorFile, kind, outline, plain, size_of
+from rlsd.io.archives import check_sizes
+from rlsd.io.checkpoint import existing
+from rlsd.io.tensor_files import Outline, TensorFile, kind, outline, plain, size_of
 
 #: What is never below 0, by the last part of its name: counts, variances, an optimizer's means of squares.
 _NEVER_NEGATIVE = frozenset(

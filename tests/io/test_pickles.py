@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlsd.pickles import Made, Symbol, read
+from rlsd.io.pickles import Made, Symbol, read
 
 PROTOCOLS = [2, 3, 4, 5]
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)

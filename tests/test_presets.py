@@ -22,7 +22,7 @@ from rlsd import (
     recipes,
 )
 from rlsd.config import DEFAULTS, QUESTIONS
-from rlsd.recipes import _RECIPES, DEFAULT, describe, has_values, resolve
+from rlsd.presets import _RECIPES, DEFAULT, describe, has_values, resolve
 
 VALUES = ("PPO", "A2C", "TRPO", "MaskablePPO")
 

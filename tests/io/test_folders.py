@@ -12,7 +12,7 @@ from agents import ROLLOUT, distilled
 from stable_baselines3 import SAC
 
 import rlsd
-from rlsd import folders
+from rlsd.io import folders
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The program ``rlsd``. Beside the package, so that it answers signals while that and torch are imported."""
+"""The program ``rlsd``, also as ``python -m rlsd``. It answers signals while the rest and torch are imported."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlsd.archives import broken, check_sizes, unfold
+from rlsd.io.archives import broken, check_sizes, unfold
 
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -81,7 +81,7 @@ def test_many_entries_count_together():
 
 
 def test_a_large_file_may_unfold_into_many_times_itself(monkeypatch):
-    monkeypatch.setattr("rlsd.archives._BYTES", 10)
+    monkeypatch.setattr("rlsd.io.archives._BYTES", 10)
     held = 1000
     for size, refused in ((90 * held, False), (101 * held, True)):
         out = io.BytesIO()

@@ -1,0 +1,26 @@
+"""The tasks that this package adds to Gymnasium, registered by its entry point ``gymnasium.envs``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_FLIPPED = "rlsd_envs.flipped:make_flipped"
+#: By id. All take ``flipped`` and what their environment takes; ``Flip-v1`` takes the ``env_id`` of any other task.
+TASKS: dict[str, dict[str, Any]] = {
+    "rlsd_envs/CartPoleFlip-v1": {
+        "entry_point": _FLIPPED,
+        "reward_threshold": 475.0,
+        "kwargs": {"env_id": "CartPole-v1"},
+    },
+    "rlsd_envs/PendulumFlip-v1": {"entry_point": _FLIPPED, "kwargs": {"env_id": "Pendulum-v1"}},
+    "rlsd_envs/Flip-v1": {"entry_point": _FLIPPED},
+}
+
+
+def register() -> None:
+    """Register the tasks that are not registered yet."""
+    from gymnasium.envs import registration  # it may be in the middle of its own import
+
+    for name, settings in TASKS.items():
+        if name not in registration.registry:
+            registration.register(name, **settings)

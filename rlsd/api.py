@@ -1,0 +1,75 @@
+"""The reviewed list of public names. ``import rlsd`` leads here when one is first asked for."""
+
+from rlsd.actors import register_actor
+from rlsd.callback import SelfDistillation
+from rlsd.config import DistillConfig
+from rlsd.divergences import KL, MSE, JensenShannon
+from rlsd.gates import Behind, Disagreement, EntropyFloor, ReturnGate, ValueAdvantage
+from rlsd.io.resume import Checkpoints, Stopped, latest_checkpoint, notes_of, resume, save_checkpoint
+from rlsd.io.weights import load_weights
+from rlsd.offering import OfferEvaluation
+from rlsd.presets import recipe, recipes
+from rlsd.speed import Speed
+from rlsd.states import Minibatch, Mixture, Recent, ReplayBuffer, Reservoir
+from rlsd.strength import Adaptive, Constant, Relative, Schedule
+from rlsd.students import Phase, Reborn
+from rlsd.students.compress import compress
+from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Selective, Snapshot, Stored
+from rlsd.timing import EveryStep
+from rlsd.together import learn_together
+from rlsd.version import __version__
+from rlsd.wrapping import SelfDistilled, accelerate, distill, undistill
+
+__all__ = [
+    "KL",
+    "MSE",
+    "Adaptive",
+    "Behind",
+    "Best",
+    "Cascade",
+    "Checkpoints",
+    "Constant",
+    "Disagreement",
+    "DistillConfig",
+    "Ema",
+    "Ensemble",
+    "EntropyFloor",
+    "EveryStep",
+    "Frozen",
+    "JensenShannon",
+    "Minibatch",
+    "Mixture",
+    "OfferEvaluation",
+    "Origin",
+    "Peers",
+    "Phase",
+    "Reborn",
+    "Recent",
+    "Relative",
+    "ReplayBuffer",
+    "Reservoir",
+    "ReturnGate",
+    "Schedule",
+    "Selective",
+    "SelfDistillation",
+    "SelfDistilled",
+    "Snapshot",
+    "Speed",
+    "Stopped",
+    "Stored",
+    "ValueAdvantage",
+    "__version__",
+    "accelerate",
+    "compress",
+    "distill",
+    "latest_checkpoint",
+    "learn_together",
+    "load_weights",
+    "notes_of",
+    "recipe",
+    "recipes",
+    "register_actor",
+    "resume",
+    "save_checkpoint",
+    "undistill",
+]

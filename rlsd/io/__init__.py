@@ -1,0 +1,1 @@
+"""Agents on disk: zips, weights, checkpoints, and the state of environments."""
