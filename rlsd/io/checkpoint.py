@@ -34,12 +34,15 @@ from rlsd.config import DistillConfig
 from rlsd.distiller import Distiller
 from rlsd.io import files
 from rlsd.io.archives import broken, check_sizes, unfold
+from rlsd.memory import readable
 from rlsd.plain import read_json, shown
 from rlsd.version import __version__
 
 CONFIG = "rlsd/config.json"
 STATE = "rlsd/state.safetensors"
 FORMAT = 1
+#: Bytes in which the tensors of :data:`STATE` are described: 40,000 of them; ten teachers of large networks are 1,000.
+_HEADER = 4 * 10**6
 
 #: What zipfile raises on damaged files; RuntimeError for an entry that says it is encrypted, say.
 _ZIP_ERRORS = (
@@ -205,13 +208,20 @@ def read(path: Any, algorithm: type[BaseAlgorithm]) -> Saved | None:
             source.seek(0)
 
 
+def _tensors(content: bytes) -> dict[str, Tensor]:
+    # The length of the header stands first. A tensor takes 60 bytes there, so a million empty ones take a GB here.
+    if int.from_bytes(content[:8], "little") > _HEADER:
+        raise ValueError(f"its tensors are described in more than {readable(_HEADER)}")
+    return safetensors.torch.load(content)
+
+
 def _read_entries(name: str, archive: zipfile.ZipFile) -> Saved | None:
     entries = {info.filename: info for info in archive.infolist()}
     if CONFIG not in entries:
         return None
     try:
         data = read_json(unfold(archive, CONFIG))
-        tensors = safetensors.torch.load(unfold(archive, STATE)) if STATE in entries else {}
+        tensors = _tensors(unfold(archive, STATE)) if STATE in entries else {}
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:

@@ -323,13 +323,14 @@ class Tally:
     other: list[str] = field(default_factory=list)
     slowest: tuple[float, str] = (0.0, "")
     memory: int = 0
+    largest: str = ""
 
     def __str__(self) -> str:
         lines = [
             f"{self.files:,} files: {self.read:,} read, {sum(self.refused.values()):,} refused",
             f"code executed: {len(self.ran)}; half-changed agents: {len(self.half)}; other errors: {len(self.other)}",
             f"slowest: {self.slowest[0]:.2f} s ({self.slowest[1]})",
-            f"peak memory above the start: {self.memory / 1e6:.0f} MB",
+            f"peak memory above the start: {self.memory / 1e6:.0f} MB {self.largest}",
         ]
         return "\n".join([*lines, *self.ran[:5], *self.half[:5], *self.other[:5]])
 
@@ -438,10 +439,14 @@ def campaign(mutants: int, with_bombs: bool, seed: int = 0, tell: Callable[[str]
                 (", lying", lying(content, 100)),
                 (", boasting", lying(content, 2**32 - 2)),
             ):
-                start = reset_peak()
                 for read in (load_weights, read_distillation):
+                    start = reset_peak()
                     judge(tallies[1], f"{name}{variant}, {read.__name__}", data, ppo, file, trace, read)
-                tallies[1].memory = max(tallies[1].memory, peak_now() - start)
+                    if peak_now() - start > tallies[1].memory:
+                        tallies[1].memory, tallies[1].largest = (
+                            peak_now() - start,
+                            f"({name}{variant}, {read.__name__})",
+                        )
         return tallies
 
 

@@ -635,6 +635,14 @@ def test_a_bomb_is_refused_before_it_unfolds(saved: Path) -> None:
         SelfDistilledPPO.load(saved)
 
 
+def test_a_state_of_endless_empty_tensors_is_refused(saved: Path) -> None:
+    names = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(70_000)}
+    header = json.dumps(names).encode()
+    rewritten(saved, {checkpoint.STATE: struct.pack("<Q", len(header)) + header}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match=r"agent\.zip is damaged: its tensors are described in more than 4\.0 MB"):
+        SelfDistilledPPO.load(saved)
+
+
 def test_reading_the_distillation_runs_no_code(saved: Path) -> None:
     """A pickle in the place of our entries is refused as data, not run."""
     bomb = pickle.dumps(pytest.fail)
