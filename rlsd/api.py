@@ -10,11 +10,11 @@ from rlsd.io.weights import load_weights
 from rlsd.offering import OfferEvaluation
 from rlsd.presets import recipe, recipes
 from rlsd.speed import Speed
-from rlsd.states import Minibatch, Mixture, Recent, ReplayBuffer, Reservoir
+from rlsd.states import Episodes, Minibatch, Mixture, Recent, ReplayBuffer, Reservoir
 from rlsd.strength import Adaptive, Constant, Relative, Schedule
 from rlsd.students import Phase, Reborn
 from rlsd.students.compress import compress
-from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Selective, Snapshot, Stored
+from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Remember, Selective, Snapshot, Stored
 from rlsd.timing import EveryStep
 from rlsd.together import learn_together
 from rlsd.version import __version__
@@ -34,6 +34,7 @@ __all__ = [
     "Ema",
     "Ensemble",
     "EntropyFloor",
+    "Episodes",
     "EveryStep",
     "Frozen",
     "JensenShannon",
@@ -46,6 +47,7 @@ __all__ = [
     "Reborn",
     "Recent",
     "Relative",
+    "Remember",
     "ReplayBuffer",
     "Reservoir",
     "ReturnGate",

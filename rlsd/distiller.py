@@ -23,6 +23,7 @@ from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
 from rlsd.deposit import Deposit
 from rlsd.divergences import Divergence
+from rlsd.episodes import EpisodeSource
 from rlsd.memory import check_states
 from rlsd.monitoring import Figures
 from rlsd.observations import as_items
@@ -81,9 +82,16 @@ class Distiller:
                 f"teacher {config.teacher.name!r} must see every state that enters, and states {config.states.name!r} "
                 "are read where they lie: use states 'reservoir'"
             )
+        if self.teacher.episodic and not (store.episodic and config.timing.deposits):
+            raise TypeError(
+                f"teacher {config.teacher.name!r} must know of which episode each state is: use states 'episodes' and "
+                "timing 'every_step'"
+            )
         #: Whether states are stored: not where nobody would read them.
         self.stores = config.timing.replays or type(self.teacher).study is not Teacher.study
         self.source = source_for(agent, self.actor)
+        if store.episodic:
+            self.source = EpisodeSource(self.source, agent)
         self.replay = Replay(store, self.actor.family.size, wants)
         self._check_memory(agent)
         #: Whether states are written into files.

@@ -52,6 +52,17 @@ _RECIPES: dict[str, Recipe] = {
         # The form that was chosen on DQN and SAC: the average was on PPO, and there gradients are clipped together.
         {"teacher.visited": 0.0, "teacher.average": 0.0, "strength.value": 10.0, "strength.bound": 10.0},
     ),
+    "remember": Recipe(
+        "Idle until episodes begin otherwise than they did; then held on what is no longer met.",
+        "this project",
+        {
+            "teacher": {"type": "remember"},
+            "states": {"type": "episodes"},
+            "strength": {"type": "constant", "value": 1.0},
+            "timing": {"type": "every_step", "stride": 4},
+        },
+        {"strength.value": 10.0, "strength.bound": 10.0},
+    ),
     "guard": Recipe(
         "A recent snapshot pulls the agent back when its training return falls behind what it was then.",
         "this project; the gate after Dual Policy Distillation (Lai et al. 2020)",

@@ -153,12 +153,17 @@ class Replay:
         drawn: np.ndarray = np.unique(slots)
         outdated = self.versions[drawn] != teacher.version
         if teacher.selects:
-            held = self._holding.joined(lambda some: teacher.hold(self.store.pick(some)), drawn)
+            held = self._holding.joined(lambda some: teacher.hold_stored(self.store, some), drawn)
             teacher.held(held)
             self.holds[self._index(drawn)] = held
             kept = (held > 0).cpu().numpy()
+            if teacher.rolls_back:
+                # None is left of one of before, which a file would not have either.
+                self.versions[drawn[~kept]], self.targets[self._index(drawn[~kept])] = 0, 0.0
+                outdated = kept & (self.versions[drawn] == 0)
+            else:
+                outdated &= (self.versions[drawn] == 0) | ~kept
             self._firm[drawn] = kept | (teacher.floor > 0)
-            outdated &= (self.versions[drawn] == 0) | ~kept
         stale: np.ndarray = drawn[outdated]
         return stale
 

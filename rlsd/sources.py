@@ -182,7 +182,7 @@ class ReplaySource(Source):
             return np.arange(first, buffer.pos)
         return np.concatenate([np.arange(first, buffer.buffer_size), np.arange(buffer.pos)])
 
-    def shared(self, agent: Any) -> Source:
+    def shared(self, agent: Any) -> ReplaySource:
         """Return a source of the same new rows of the buffer: nothing is copied before somebody takes it."""
         return _Rows(self.rows(agent))
 

@@ -28,10 +28,10 @@ from rlsd import (
 from rlsd.config import _REGISTRY, QUESTIONS, nearest
 from rlsd.divergences import JensenShannon
 from rlsd.gates import Behind, Disagreement, EntropyFloor, ValueAdvantage
-from rlsd.states import Minibatch, Mixture, Recent
+from rlsd.states import Episodes, Minibatch, Mixture, Recent
 from rlsd.strength import Adaptive, Relative, Strength
 from rlsd.students import Phase, Reborn
-from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Selective, Stored
+from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Remember, Selective, Stored
 
 positive = st.floats(0, 1e300, exclude_min=True)
 temperatures = st.floats(1e-3, 1e3)
@@ -61,6 +61,8 @@ ANSWERS: dict[type, st.SearchStrategy] = {
     Peers: st.builds(Peers, st.text(min_size=1), counts),
     Recent: st.tuples(counts, counts).map(lambda both: Recent(capacity=max(both), batch_size=min(both))),
     Selective: st.builds(Selective, counts, st.floats(0, 1, exclude_min=True), counts, st.floats(0, 1)),
+    Remember: st.builds(Remember, st.floats(0, 0.5, exclude_min=True), counts, st.floats(0, 1, exclude_min=True)),
+    Episodes: st.tuples(counts, counts).map(lambda both: Episodes(capacity=max(both), batch_size=min(both))),
     Minibatch: st.builds(Minibatch),
     Mixture: st.lists(st.tuples(st.builds(ReplayBuffer, counts), positive), min_size=2, max_size=4).map(
         lambda pairs: Mixture(parts=[part for part, _ in pairs], shares=[share for _, share in pairs])

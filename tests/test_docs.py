@@ -101,7 +101,12 @@ def test_the_glossary_has_every_figure_that_is_logged_and_no_other():
         {"timing": "reborn", "strength": 1.0},
         {"teacher": {"type": "best", "every": 1, "episodes": 2}},
     ]
-    for change in [*others, {"teacher": "peers"}, {"teacher": "selective"}]:
+    for change in [
+        *others,
+        {"teacher": "peers"},
+        {"teacher": "selective"},
+        {"teacher": "remember", "states": "episodes"},
+    ]:
         beside = pulling.changed(change)
         agent = rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, seed=0, distill=beside)
         logged |= set(agent.learn(256).distiller.figures)

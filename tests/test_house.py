@@ -23,8 +23,9 @@ LAYERS = (
     {"rlsd.version", "rlsd.plain", "rlsd.config"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
-    | {"rlsd.io", "rlsd.torch_family", "rlsd.chunks"},
-    {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"},
+    | {"rlsd.io", "rlsd.torch_family", "rlsd.chunks", "rlsd.change", "rlsd.betting"},
+    {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
+    | {"rlsd.episodes"},
     {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.students", "rlsd.speed"},
     {"rlsd.io.checkpoint"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}

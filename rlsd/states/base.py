@@ -33,6 +33,8 @@ class StateStore:
 
     #: Whether states are offered to it by a source; else it reads them where they lie.
     offers = True
+    #: Whether it knows of which episode each state is.
+    episodic = False
     #: Whether minibatches can be drawn ahead for a whole update; else each is known only at its gradient step.
     ahead = True
 

@@ -10,6 +10,7 @@ from rlsd.teachers.frozen_policy import FrozenPolicy
 from rlsd.teachers.joined import JoinedTeacher
 from rlsd.teachers.origin import Origin, OriginTeacher
 from rlsd.teachers.peers import Peers, PeersTeacher
+from rlsd.teachers.remember import Remember, RememberTeacher
 from rlsd.teachers.selective import Selective
 from rlsd.teachers.snapshot import Snapshot, SnapshotTeacher
 from rlsd.teachers.stored import Stored, StoredTeacher
@@ -31,6 +32,8 @@ __all__ = [
     "OriginTeacher",
     "Peers",
     "PeersTeacher",
+    "Remember",
+    "RememberTeacher",
     "Selective",
     "Snapshot",
     "SnapshotTeacher",

@@ -58,6 +58,11 @@ class Teacher(ABC):
     #: Whether it is shown all states that the agent meets.
     watches = False
 
+    #: Whether it must know of which episode each stored state is.
+    episodic = False
+    #: Whether a state that becomes held is asked about anew, and one that is not held never.
+    rolls_back = False
+
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
         #: Increases whenever the teacher would answer differently: targets of an older version are asked for anew.
@@ -156,6 +161,10 @@ class Teacher(ABC):
 
     def held(self, holds: Tensor) -> None:  # noqa: B027 - most do not look back
         """Take note of how firmly the student is held on all states of a draw: :meth:`hold` sees a few at a time."""
+
+    def hold_stored(self, store: Any, slots: np.ndarray) -> Tensor:
+        """Return :meth:`hold` of the states in some slots of the store."""
+        return self.hold(store.pick(slots))
 
     def weigh(self, holds: Tensor, targets: Tensor) -> Tensor:
         """Return what some states weigh in the loss, ``(batch,)``.

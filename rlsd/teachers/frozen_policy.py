@@ -78,14 +78,19 @@ class FrozenPolicy:
         if "normalization" in parts:
             self.normalization = Normalization.from_tensors(parts["normalization"], agent.device)
 
+    def put(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Become another one of the same network, with tensors as :meth:`tensors` gives them, split by part."""
+        policy = self._frozen()
+        copy_into(policy, parts["policy"])
+        if "normalization" in parts:
+            device = next(policy.parameters()).device
+            self.normalization = Normalization.from_tensors(parts["normalization"], device)
+
     def again(self, parts: Mapping[str, Mapping[str, Tensor]]) -> FrozenPolicy:
         """Return another one of the same network, with tensors as :meth:`tensors` gives them, split by part."""
         other = FrozenPolicy(self.actor)
         other.policy = copy.deepcopy(self._frozen())
-        copy_into(other.policy, parts["policy"])
-        if "normalization" in parts:
-            device = next(other.policy.parameters()).device
-            other.normalization = Normalization.from_tensors(parts["normalization"], device)
+        other.put(parts)
         return other
 
 

@@ -15,11 +15,13 @@ import pytest
 import torch
 from experiments import retention, retention_trial
 from experiments.retention import RetentionOptions, main, plan_trials
-from experiments.retention_settings import rehearses
+from experiments.retention_settings import rehearses, settle, words_of
 from experiments.retention_summary import Scale, measure, show, summarise
 from experiments.retention_trial import Outcome, Settings
 
+import rlsd
 from rlsd.cli.flags import read_flags
+from rlsd.cli.variants import parse_variants
 
 ROOT = Path(__file__).parents[3]
 TINY = "--hyperparams n_envs=2 n_steps=32 batch_size=32 n_epochs=1"
@@ -333,3 +335,16 @@ def test_every_flag_is_explained_in_the_docs():
     flags = {field.name.replace("_", "-") for field in fields(RetentionOptions)}
     assert flags - set(re.findall(r"`--([\w-]+)`", text)) == set(), "flags that docs/retention.md does not list"
     assert retention.EXIT_FAILED == 1, "exit code of a failed trial"
+
+
+@pytest.mark.slow
+def test_remember_keeps_one_cartpole_while_it_learns_another_and_nobody_says_when(tmp_path: Path) -> None:
+    words = words_of("CartPole-v1", "ppo", 30_000, {}, "cpu", str(tmp_path))
+    (variant,) = parse_variants(("remember",), rlsd.recipes())
+    outcome = retention_trial.train(settle(variant, words, {}, seed=720, rounds=1, eval_episodes=10))
+    for actions in ("greedy", "sampled"):
+        before = outcome.mean(0, "A", actions)
+        assert before > 100, "A was not learned, so that nothing could be kept"
+        assert outcome.mean(1, "A", actions) >= 0.9 * before
+    assert outcome.figures["distill/change"] == 1
+    assert outcome.figures["distill/changed_at"] == outcome.phases[0]["steps"]

@@ -1,0 +1,267 @@
+"""Idle until episodes begin otherwise than they did; from then on the policy is held on what it no longer meets.
+
+Where an episode begins is not the agent's doing. While episodes begin as they did, whatever states the agent left it
+left by learning, and nothing must be held there. When they no longer do, the task has changed, and what the policy was
+at that moment is what must be kept on the states of episodes that no longer begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.preprocessing import get_obs_shape
+from torch import Tensor
+
+from rlsd.actors import Actor
+from rlsd.change import Alarm, ChangeTest
+from rlsd.config import integer, number
+from rlsd.episodes import EPISODE
+from rlsd.observations import Observations, as_items, from_items
+from rlsd.teachers.base import Teacher, Teaching
+from rlsd.teachers.discriminator import Discriminator
+from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
+from rlsd.teachers.ring import SnapshotRing
+
+#: Starts since the change that the classifier is shown, at most, and those of each kind in one of its gradient steps.
+WINDOW, BATCH = 256, 256
+#: Gradient steps of the classifier at an alarm, and at each snapshot after it.
+FIRST, THEN = 200, 10
+#: Mean hold of the starts of a task below which it is met again.
+MET = 0.5
+
+
+class RememberTeacher(Teacher):
+    """The policy as it was when the task changed. See :class:`Remember`."""
+
+    selects = True
+    watches = True
+    episodic = True
+    rolls_back = True
+
+    def __init__(self, actor: Actor, answer: Remember) -> None:
+        super().__init__(actor)
+        self.every, self.threshold = answer.every, answer.threshold
+        # Its stream needs no seed of the agent's: it decides which starts a small classifier is shown.
+        self._generator = np.random.default_rng(0x4EE9)
+        self.test = ChangeTest(self._generator, answer.level)
+        self.ring = SnapshotRing(actor)
+        self.frozen = FrozenPolicy(actor)
+        #: Makes vectors of images and Dicts: a copy of the policy as it was when distillation began.
+        self.eye: FrozenPolicy | None = None
+        self.discriminator: Discriminator | None = None
+        self.steps = 0  # environment steps seen
+        self._studied = 0  # steps at the latest training of the classifier
+        self._numbers = np.zeros(0, np.int64)  # of the episodes whose starts are known, rising
+        self._starts = np.zeros((0, 0), np.float32)
+        self._began = np.zeros(0, np.int64)  # the step of each start
+        self._since = 0  # the step of the latest change
+        self._holds = np.zeros(0)  # of the known starts
+        self._tasks: list[int] = [0]  # which task each stretch between changes was at
+        self._changes: list[int] = []  # number of the first episode after each
+        self._alarm: Alarm | None = None
+        self._divided = True
+        self._share = 0.0
+
+    def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:
+        """Take note of the starts among some states, and ask the test."""
+        numbers = states[EPISODE]
+        last = self._numbers[-1] if len(self._numbers) else 0
+        found, rows = np.unique(numbers, return_index=True)
+        rows, found = rows[found > last], found[found > last]
+        if len(rows):
+            starts = self._vectors(agent, {key: array[rows] for key, array in states.items() if key != EPISODE})
+            good = np.isfinite(starts).all(1)
+            starts, found, began = starts[good], found[good], self.steps + rows[good]
+            self._numbers = np.concatenate([self._numbers, found])
+            self._starts = np.concatenate([self._starts.reshape(-1, starts.shape[1]), starts])
+            self._began = np.concatenate([self._began, began])
+            self._holds = np.concatenate([self._holds, np.zeros(len(found))])
+            for alarm in self.test.observe(starts, began):
+                self._alarm = alarm
+        self.steps += len(numbers)
+
+    def refresh(self, agent: BaseAlgorithm) -> bool:
+        """Keep the policy of now; at an alarm let that of the change teach."""
+        since = self.steps
+        if isinstance(agent, OnPolicyAlgorithm):
+            since -= agent.n_steps * agent.n_envs  # it acted all through the rollout
+        if not self.ring.kept or since - self.ring.kept[-1][0] >= self.every:
+            self.ring.take(agent, since)
+        if self._alarm is None:
+            return False
+        alarm, self._alarm = self._alarm, None
+        if self.frozen.policy is None:
+            self.frozen.take(agent)
+        self._since = alarm.since
+        self.frozen.put(self.ring.at(alarm.since))
+        self.refreshed_at = self.clock.steps(agent)
+        self.version += 1
+        self._divided = False
+        return True
+
+    def study(self, store: Any) -> np.ndarray | None:
+        """Train the classifier, and at an alarm decide of every stored state whether it is held."""
+        if self._divided and self.steps - self._studied < self.every:
+            return None
+        self._studied = self.steps
+        self._forget(store)
+        now = self._starts[self._began >= self._since][-WINDOW:]
+        before = self._starts[self._began < self._since]
+        if len(now) and len(before):
+            self._classify(now, before, FIRST if not self._divided else THEN)
+        if self._divided:
+            return None
+        self._divide(store)
+        self._divided = True
+        return np.asarray(store.slots())
+
+    def _classify(self, now: np.ndarray, before: np.ndarray, steps: int) -> None:
+        device = next(iter(self.frozen.tensors().values())).device
+        if self.discriminator is None:
+            self.discriminator = Discriminator(now.shape[1], self._generator, device)
+        self.discriminator.train(_tensor(now, device), _tensor(before, device), steps, BATCH)
+        chance = self.discriminator.probability(_tensor(self._starts, device)).cpu().numpy()
+        self._holds = np.where(self._began >= self._since, 0.0, np.clip(1.0 - chance / self.threshold, 0.0, None))
+
+    def _divide(self, store: Any) -> None:
+        """Tell the store at which task the agent is now: one that is met again, or another."""
+        first = int(self._numbers[np.searchsorted(self._began, self._since)])
+        stretch = np.searchsorted(np.array(self._changes), self._numbers, side="right")
+        tasks = np.array(self._tasks)[stretch]
+        tasks[self._began >= self._since] = -1
+        held = {task: float(self._holds[tasks == task].mean()) for task in np.unique(tasks[tasks >= 0]).tolist()}
+        again = min(held, key=lambda task: held[task]) if held else 0
+        task = again if held and held[again] < MET else max(self._tasks) + 1
+        self._tasks.append(task)
+        self._changes.append(first)
+        store.divide(first, task)
+
+    def hold_stored(self, store: Any, slots: np.ndarray) -> Tensor:  # noqa: D102
+        numbers = store.episodes[slots]
+        places = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
+        return _tensor(np.where(self._numbers[places] == numbers, self._holds[places], 0.0), store.device)
+
+    def held(self, holds: Tensor) -> None:  # noqa: D102
+        self._share = float((holds > 0).float().mean())
+
+    def weigh(self, holds: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
+        # Who chose blindly there left nothing to be kept.
+        return holds * self.actor.family.certainty(targets)
+
+    def targets(self, observations: Observations) -> Tensor:  # noqa: D102
+        return self.frozen.targets(observations)
+
+    def values(self, observations: Observations) -> Tensor:  # noqa: D102
+        return self.frozen.values(observations)
+
+    def _vectors(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return starts as vectors: as they are, or the features that a copy of the policy sees in them."""
+        states = {key: states[key] for key in as_items(get_obs_shape(agent.observation_space))}
+        first = next(iter(states.values()))
+        if len(states) == 1 and first.ndim == 2 and first.dtype.kind == "f":
+            return first.astype(np.float32)
+        if self.eye is None:
+            self.eye = FrozenPolicy(self.actor)
+            self.eye.take(agent)
+        items = {key: torch.as_tensor(np.ascontiguousarray(a), device=agent.device) for key, a in states.items()}
+        return self.eye.features(from_items(items)).cpu().numpy().astype(np.float32)
+
+    def _forget(self, store: Any) -> None:
+        """Let go of starts of which no state is stored any more, but for the latest."""
+        if len(self._numbers) <= 4 * WINDOW:
+            return
+        kept = np.isin(self._numbers, store.episodes[store.slots()])
+        kept[-WINDOW:] = True
+        self._numbers, self._starts = self._numbers[kept], self._starts[kept]
+        self._began, self._holds = self._began[kept], self._holds[kept]
+
+    def figures(self) -> dict[str, float]:  # noqa: D102
+        return {
+            "change": float(self.test.alarms),
+            "changed_at": float(self._since),
+            "evidence": self.test.evidence,
+            "frozen_share": self._share,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+        arrays = {f"starts/{name}": getattr(self, f"_{name}") for name in _ARRAYS}
+        arrays |= {f"test/{name}": array for name, array in self.test.arrays().items()}
+        out = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        parts = {"ring": self.ring.tensors(), "frozen": self.frozen.tensors()}
+        parts |= {} if self.eye is None else {"eye": self.eye.tensors()}
+        parts |= {} if self.discriminator is None else {"discriminator": self.discriminator.tensors()}
+        return out | {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+
+    def state(self) -> dict[str, Any]:  # noqa: D102
+        return super().state() | {
+            "generator": self._generator.bit_generator.state,
+            "test": self.test.state(),
+            "ring": self.ring.state(),
+            "steps": self.steps,
+            "studied": self._studied,
+            "since": self._since,
+            "tasks": self._tasks,
+            "changes": self._changes,
+            "share": self._share,
+        }
+
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+        super().load(agent, {}, state)
+        parts = split_parts(tensors, {"starts", "test", "ring", "frozen", "eye", "discriminator"})
+        for name in _ARRAYS:
+            setattr(self, f"_{name}", parts["starts"][name].cpu().numpy().copy())
+        self.test.load({name: t.cpu().numpy().copy() for name, t in parts["test"].items()}, state["test"])
+        self.ring.load(parts.get("ring", {}), state["ring"])
+        self.frozen.load(agent, parts.get("frozen", {}))
+        if self.ready and self.frozen.policy is None:
+            raise ValueError("the saved teacher does not fit this policy: it has no tensors")
+        if "eye" in parts:
+            self.eye = FrozenPolicy(self.actor)
+            self.eye.load(agent, parts["eye"])
+        if "discriminator" in parts:
+            self.discriminator = Discriminator(self._starts.shape[1], self._generator, agent.device)
+            self.discriminator.load(parts["discriminator"])
+        self.steps, self._studied, self._since = (int(state[name]) for name in ("steps", "studied", "since"))
+        self._tasks, self._changes = ([int(n) for n in state[name]] for name in ("tasks", "changes"))
+        self._share = float(state["share"])
+        self._generator.bit_generator.state = state["generator"]
+
+
+#: What is known of the starts of episodes, an array each.
+_ARRAYS = ("numbers", "starts", "began", "holds")
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.as_tensor(np.asarray(array, np.float32), device=device)
+
+
+@dataclass(frozen=True)
+class Remember(Teaching, name="remember"):
+    """Idle until episodes begin otherwise than they did; then the policy of the change holds what is no longer met.
+
+    A sequential test watches the first observations of episodes (:mod:`rlsd.change`). Before it raises an alarm
+    nothing is done, and the agent trains as plain SB3's, bit for bit. At an alarm it tells when episodes began to begin
+    otherwise, and the policy of that moment, from a ring of snapshots, is asked what it did in each stored state that
+    is to be held: one of an episode of whose like none begins now, by ``1 - P(begins now | start) / threshold``. What
+    is met again is let go. A target counts by how certain it is (:meth:`Family.certainty`).
+
+    :param level: the largest probability of any false alarm over a run of any length, while starts are independent
+        draws from one distribution. Lowering it delays alarms, by an episode or two for each power of ten. Usual range
+        1e-6 to 0.05.
+    :param every: environment steps from one snapshot to the next, rounded up to whole rollouts: how exactly the policy
+        of the change is found. Usual range 1 to a rollout.
+    :param threshold: below this probability an episode's states are held. Usual range 0.05 to 0.3.
+    """
+
+    level: float = number(0.001, low=0.0, high=0.5, low_open=True)
+    every: int = integer(256, low=1)
+    threshold: float = number(0.2, low=0.0, high=1.0, low_open=True)
+
+    def build(self, actor: Actor) -> RememberTeacher:  # noqa: D102
+        return RememberTeacher(actor, self)
