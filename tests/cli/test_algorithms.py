@@ -171,7 +171,9 @@ def test_a_stop_saves_the_replay_buffer_and_the_run_goes_on(tmp_path, monkeypatc
             pass
 
     handlers = []
-    monkeypatch.setattr("rlsd.cli.session.stop_on_signals", lambda stop: handlers.append(stop) or nullcontext(lambda: False))
+    monkeypatch.setattr(
+        "rlsd.cli.session.stop_on_signals", lambda stop: handlers.append(stop) or nullcontext(lambda: False)
+    )
     with monkeypatch.context() as patched:
         patched.setattr("rlsd.cli.session.EpisodeLog", Impatient)
         assert train(tmp_path, "sac", 200) == 130, "exit code"
