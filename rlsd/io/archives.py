@@ -6,18 +6,23 @@ compression is no fault. What an entry claims to unfold into is looked at first,
 
 from __future__ import annotations
 
+import bz2
 import copy
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
+from typing import IO, Any
 
 from rlsd.memory import readable
 
 #: What compressed entries may unfold into, all together: so many bytes, or so many times the file, whichever is more.
 #: Weights shrink by a tenth, stored images to a tenth, grids of a few ones to a fiftieth; zeros to a thousandth.
 _BYTES, _TIMES = 256 * 10**6, 100
-#: Bytes asked for at a time. zipfile stops there when it inflates; of other methods it unfolds all that it read, and
-#: 4 kB of bzip2 can become 80 MB.
+#: Each entry takes time, also an empty one. An agent has ten, and a file of torch's one for each tensor.
+_ENTRIES = 10_000
+#: Bytes asked for at a time. zipfile stops there when it inflates. Of lzma it unfolds all that it read, 7,000 times as
+#: much at most; of bzip2 too, and there a few hundred bytes can become a GB, so it is not asked.
 _PIECE, _SMALL_PIECE = 1 << 18, 1 << 12
 
 
@@ -29,6 +34,8 @@ def check_sizes(archive: zipfile.ZipFile) -> None:
     assert archive.fp is not None
     held = archive.fp.seek(0, io.SEEK_END)
     entries = archive.infolist()
+    if len(entries) > _ENTRIES:
+        raise zipfile.BadZipFile(f"it has {len(entries):,} entries, at most {_ENTRIES:,} expected")
     if sum(entry.file_size for entry in entries if entry.compress_type == zipfile.ZIP_STORED) > held:
         raise zipfile.BadZipFile("its entries claim to be larger than the file")
     claimed, allowed = sum(entry.file_size for entry in entries), max(_BYTES, _TIMES * held)
@@ -68,13 +75,21 @@ def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
     claimed = info.file_size
     one_more = copy.copy(info)  # else zipfile stops at the claim, and nobody learns that there is more
     one_more.file_size = claimed + 1
-    known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    found = 0
-    with archive.open(one_more) as file:
-        while piece := file.read(_PIECE if known else _SMALL_PIECE):
+    size = _SMALL_PIECE if info.compress_type == zipfile.ZIP_LZMA else _PIECE
+    found, crc = 0, 0
+    with _bunzipped(archive, info) if info.compress_type == zipfile.ZIP_BZIP2 else archive.open(one_more) as file:
+        while piece := file.read(size):
             found += len(piece)
             if found > claimed:
                 break
+            crc = zlib.crc32(piece, crc)
             yield piece
-    if found != claimed:
+    if found != claimed or crc != info.CRC:
         raise zipfile.BadZipFile(f"the entry {info.filename!r} does not hold the {claimed} bytes that it claims")
+
+
+def _bunzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """Open a bzip2 entry so that no more is unfolded than is asked for."""
+    raw: Any = copy.copy(info)
+    raw.compress_type, raw.file_size, raw.CRC = zipfile.ZIP_STORED, info.compress_size, None
+    return bz2.BZ2File(archive.open(raw))

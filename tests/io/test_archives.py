@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zipfile
 from typing import Any
 
@@ -102,3 +103,29 @@ def test_an_entry_without_compression_cannot_be_larger_than_the_file():
     archive = zipped(bytes(1000), zipfile.ZIP_STORED, file_size=5000, compress_size=5000)
     with pytest.raises(zipfile.BadZipFile, match="claim to be larger than the file"):
         check_sizes(archive)
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_no_more_is_unfolded_at_once_than_a_piece(method):
+    archive = zipped(bytes(200 * 10**6), method, file_size=100)
+    tracemalloc.start()
+    with pytest.raises(zipfile.BadZipFile):
+        unfold(archive, "entry")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 100 * 10**6
+
+
+@every_method
+def test_a_wrong_checksum_is_damage(method):
+    archive = zipped(b"content", method, CRC=1)
+    assert broken(archive) == "entry"
+
+
+def test_entries_without_end_are_refused():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for number in range(10_001):
+            archive.writestr(str(number), b"")
+    with pytest.raises(zipfile.BadZipFile, match="it has 10,001 entries, at most 10,000 expected"):
+        check_sizes(zipfile.ZipFile(out))
