@@ -25,7 +25,10 @@ BOMBS = {
     "aliases of aliases": (LAUGHS, "stands for more than 100,000 values"),
     "a teacher of aliases": (LAUGHS + "teacher: {type: snapshot, every: *i}", "stands for more than 100,000 values"),
     "merges of merges": (MERGES, "stands for more than 100,000 values"),
-    "keys and values": ("a: &a {x: y}\n" + "".join(f"k{i}: *a\n" for i in range(40_000)), "more than 100,000 values"),
+    "keys and values": (
+        "a: &a [" + "x," * 999 + "]\n" + "".join(f"k{i}: *a\n" for i in range(150)),
+        "more than 100,000 values",
+    ),
     "a list of itself": ("teacher: &a [*a]", "refers to itself"),
     "a mapping of itself": ("&a teacher: {x: &b {y: *b}}", "refers to itself"),
     "two of each other": ("a: &a {b: &b [*a, *b]}", "refers to itself"),
