@@ -66,7 +66,7 @@ class Bets:
         return {"powers": self._powers, "spans": self._spans, "ranks": self.ranks, "numbers": self.numbers}
 
     def load(self, arrays: Mapping[str, np.ndarray], count: Any) -> None:
-        """Take up what :meth:`arrays` returned, and :attr:`count`."""
+        """Load what :meth:`arrays` returned, and :attr:`count`."""
         self._powers, self._spans = arrays["powers"], arrays["spans"]
         self.ranks, self.numbers = arrays["ranks"], arrays["numbers"]
         self.count = int(count)

@@ -88,7 +88,7 @@ class ChangeTest:
         return max(math.log(self.wealth), 0.0) / math.log(self.limit)
 
     def observe(self, starts: np.ndarray, steps: np.ndarray) -> list[Alarm]:
-        """Take note of some starts, in the order in which their episodes began, and return the alarms they raise.
+        """Record some starts, in the order in which their episodes began, and return the alarms they raise.
 
         :param starts: ``(n, size)``.
         :param steps: when each began, ``(n,)``, rising.
@@ -206,7 +206,7 @@ class ChangeTest:
         return {"alarms": self.alarms, "count": self.count, "odd": self.odd.count, "new": self.new.count}
 
     def load(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`arrays` and :meth:`state` returned."""
+        """Load what :meth:`arrays` and :meth:`state` returned."""
         for name in _ARRAYS:
             setattr(self, f"_{name}", arrays[name])
         self.alarms, self.count = int(state["alarms"]), int(state["count"])

@@ -26,7 +26,7 @@ class StepCounter:
         return self._total
 
     def rebase(self, agent: BaseAlgorithm) -> None:
-        """Take note that SB3's count was set to another number, and not by steps."""
+        """Called when SB3's count was set to another number, and not by steps."""
         self._seen = agent.num_timesteps
 
     def state(self) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class Answer:
     :func:`integer`, :func:`number`, :func:`choice` or :func:`answers`::
 
         @dataclass(frozen=True)
-        class Snapshot(Teaching, name="snapshot"):
+        class Snapshot(TeacherConfig, name="snapshot"):
             every: int = integer(2048, low=1)
 
     A name belongs to the class that took it first; only the same class, defined anew, may take it again.
@@ -253,7 +253,7 @@ class DistillConfig:
     Each field takes an answer (``rlsd.Snapshot(every=4096)``), its name (``"snapshot"``) or a mapping
     (``{"type": "snapshot", "every": 4096}``); ``strength`` also takes a number or a function of remaining progress.
 
-    :param teacher: who teaches.
+    :param teacher: the teacher.
     :param states: on which states.
     :param divergence: by what measure of difference.
     :param strength: how strongly the penalty pulls, relative to a loss of weight 1.

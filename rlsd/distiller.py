@@ -21,20 +21,20 @@ from torch import Tensor
 from rlsd.actors import algorithm_name, examined
 from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
-from rlsd.deposit import Deposit
 from rlsd.divergences import Divergence
 from rlsd.episodes import EpisodeSource
+from rlsd.injection import Injection
 from rlsd.memory import check_states
-from rlsd.monitoring import Figures
+from rlsd.metrics import Metrics
 from rlsd.observations import as_items
-from rlsd.penalty import CriticPart, Penalty
-from rlsd.replay import Replay
+from rlsd.penalty import CriticPenalty, Penalty
 from rlsd.returns import Episodes
 from rlsd.sources import EvaluationSource, Source, Watched, context_bytes, source_for
 from rlsd.states import States, StateStore
-from rlsd.strength import Dial, Strength
-from rlsd.teachers import Teacher, Teaching, Wants
-from rlsd.timing import Lesson, Timing
+from rlsd.strength import Coefficient, Strength
+from rlsd.targets import TargetCache
+from rlsd.teachers import TargetSpec, Teacher, TeacherConfig
+from rlsd.timing import AuxiliaryTraining, Timing
 
 #: Sets the distiller's random stream apart from every other that is made from the agent's seed ("rlsd" in ASCII).
 _STREAM = 0x726C7364
@@ -52,7 +52,7 @@ class Distiller:
     """
 
     def __init__(self, config: DistillConfig, agent: BaseAlgorithm) -> None:
-        assert isinstance(config.teacher, Teaching) and isinstance(config.states, States)
+        assert isinstance(config.teacher, TeacherConfig) and isinstance(config.states, States)
         assert isinstance(config.divergence, Divergence) and isinstance(config.strength, Strength)
         assert isinstance(config.timing, Timing)
         self.config = config
@@ -77,7 +77,7 @@ class Distiller:
         config.strength.check(agent, self.actor, config.timing)
         entropy = None if agent.seed is None else [agent.seed, _STREAM]
         store = config.states.build(np.random.SeedSequence(entropy), agent)
-        if self.teacher.watches and not store.offers:
+        if self.teacher.observes and not store.offers:
             raise TypeError(
                 f"teacher {config.teacher.name!r} must see every state that enters, and states {config.states.name!r} "
                 "are read where they lie: use states 'reservoir'"
@@ -88,35 +88,35 @@ class Distiller:
                 "timing 'every_step'"
             )
         #: Whether states are stored: not where nobody would read them.
-        self.stores = config.timing.replays or type(self.teacher).study is not Teacher.study
+        self.stores = config.timing.replays or type(self.teacher).prepare is not Teacher.prepare
         self.source = source_for(agent, self.actor)
         if store.episodic:
             self.source = EpisodeSource(self.source, agent)
-        self.replay = Replay(store, self.actor.family.size, wants)
+        self.cache = TargetCache(store, self.actor.family.size, wants)
         self._check_memory(agent)
         #: Whether states are written into files.
         self.saves_states = config.states.saved
-        self.strength = Dial(config.strength, self.clock, self.ended)
-        self.monitor = Figures(agent.device)
+        self.coefficient = Coefficient(config.strength, self.clock, self.ended)
+        self.metrics = Metrics(agent.device)
         self.penalty = Penalty(
             self.actor,
             config.divergence,
             config.timing,
-            self.strength,
-            self.replay,
+            self.coefficient,
+            self.cache,
             self.teacher,
-            self.monitor,
+            self.metrics,
         )
         #: The figures of the latest line of the log, by their TensorBoard keys.
         self.figures: dict[str, float] = {}
         self._penalizing = False
         self._age: int | None = None  # of the teacher, at the latest update
         #: What runs beside the agent's own updates, None when nothing does.
-        self.lesson = config.timing.build(self, agent)
+        self.auxiliary = config.timing.build(self, agent)
 
     def _check_memory(self, agent: BaseAlgorithm) -> None:
         """Raise when the states with all that is kept beside them would take more memory than they may."""
-        store, beside = self.replay.store, self.replay.target_bytes
+        store, beside = self.cache.store, self.cache.target_bytes
         space = agent.observation_space if store.offers else None
         if store.offers:
             beside += context_bytes(agent, self.actor)
@@ -126,7 +126,7 @@ class Distiller:
     @property
     def states(self) -> StateStore:
         """The stored states."""
-        return self.replay.store
+        return self.cache.store
 
     @property
     def steps(self) -> int:
@@ -164,8 +164,8 @@ class Distiller:
         try:
             with self.states.watching(agent), self._installed(agent):
                 yield
-            if self.strength.control is not None:
-                self.strength.control.learn(self.penalty.feedback(agent))
+            if self.coefficient.control is not None:
+                self.coefficient.control.learn(self.penalty.feedback(agent))
         finally:
             self.penalty.end()
 
@@ -174,15 +174,15 @@ class Distiller:
 
         :param update: runs the agent's own update once more, without a penalty.
         """
-        if self.lesson is not None:
-            with self.monitor.timed():
-                self.lesson.after(agent, update)
+        if self.auxiliary is not None:
+            with self.metrics.timed():
+                self.auxiliary.after(agent, update)
 
     def penalized(self, objective: Tensor) -> Tensor:
         """Return an objective to be maximised, less the penalty. For TRPO, whose step no optimizer makes."""
         if not self._penalizing:
             return objective
-        with self.monitor.timed():
+        with self.metrics.timed():
             loss = self.penalty.term()
         return objective if loss is None else objective - loss
 
@@ -190,11 +190,11 @@ class Distiller:
         """Return the candidates' returns less each one's penalty. For ARS, which has no gradient."""
         if not self._begin(agent):
             return returns
-        with self.monitor.timed():
+        with self.metrics.timed():
             try:
                 scores = self.penalty.scores(candidates)
-                if self.strength.control is not None:
-                    self.strength.control.learn(self.penalty.feedback(agent))
+                if self.coefficient.control is not None:
+                    self.coefficient.control.learn(self.penalty.feedback(agent))
                 return returns - scores
             finally:
                 self.penalty.end()
@@ -206,23 +206,23 @@ class Distiller:
 
     def _begin(self, agent: BaseAlgorithm) -> bool:
         """Bring states, teacher and strength up to date, and tell whether the coming update is to be penalised."""
-        with self.monitor.timed():
+        with self.metrics.timed():
             self.look(agent)
             new = self._collect(agent)
             refreshed = self.teacher.refresh(agent)
             if self.teacher.ready:
-                looked_at = self.teacher.study(self.states)
+                looked_at = self.teacher.prepare(self.states)
                 if looked_at is not None:
-                    self.replay.renew(self.teacher, looked_at)
+                    self.cache.renew(self.teacher, looked_at)
                 if self.teacher.eager:
-                    self.replay.teach(self.teacher, new)
+                    self.cache.teach(self.teacher, new)
             self._age = self.teacher.age(agent)
-            beta = self.strength.update(agent, refreshed)
+            beta = self.coefficient.update(agent, refreshed)
             if not self.teacher.ready or self.states.count == 0:
                 return False
             if refreshed and self.actor.family.needs_scale:
-                self.actor.family.calibrate(self.replay.sample_targets(self.teacher))
-            if beta == 0.0 or self.teacher.idle or not self.config.timing.deposits:  # type: ignore[attr-defined]
+                self.actor.family.calibrate(self.cache.sample_targets(self.teacher))
+            if beta == 0.0 or self.teacher.inactive or not self.config.timing.deposits:  # type: ignore[attr-defined]
                 return False
             self.penalty.begin(agent, beta)
             return True
@@ -230,18 +230,18 @@ class Distiller:
     def _collect(self, agent: BaseAlgorithm) -> np.ndarray:
         watched = self._watched(agent)
         if self.stores:
-            return self.replay.collect(agent, watched)
+            return self.cache.collect(agent, watched)
         watched.shared(agent)  # shows what the agent met to those who watch
         return np.arange(0)
 
     def _watched(self, agent: BaseAlgorithm) -> Source:
-        watchers: list[Teacher | Lesson] = [self.teacher] if self.teacher.watches else []
-        if self.lesson is not None and self.lesson.watches:
-            watchers.append(self.lesson)
+        watchers: list[Teacher | AuxiliaryTraining] = [self.teacher] if self.teacher.observes else []
+        if self.auxiliary is not None and self.auxiliary.observes:
+            watchers.append(self.auxiliary)
 
         def show(states: dict[str, np.ndarray]) -> None:
             for watcher in watchers:
-                watcher.met(agent, states)
+                watcher.observe_states(agent, states)
 
         return Watched(self.source, show) if watchers else self.source
 
@@ -249,7 +249,7 @@ class Distiller:
     def _installed(self, agent: BaseAlgorithm) -> Iterator[None]:
         optimizer = self.actor.optimizer(agent.policy)
         if optimizer is not None and not hasattr(agent, "_compute_actor_grad"):
-            with Deposit(optimizer, self.penalty).armed():
+            with Injection(optimizer, self.penalty).armed():
                 yield
             return
         self._penalizing = True
@@ -263,36 +263,36 @@ class Distiller:
         """Hold the critic of an agent whose actor takes no optimizer's steps, at those of the critic."""
         if optimizer is None or not self.penalty.divergence.value_weight:
             return nullcontext()
-        return Deposit(optimizer, CriticPart(self.penalty)).armed()
+        return Injection(optimizer, CriticPenalty(self.penalty)).armed()
 
     def present_figures(self) -> dict[str, float]:
         """Return the figures since the last line of the log, by their TensorBoard keys (see docs/metrics.md)."""
-        figures = {f"distill/{key}": value for key, value in self.monitor.means().items()}
+        figures = {f"distill/{key}": value for key, value in self.metrics.means().items()}
         return figures | {
-            "distill/coef": self.strength.value,
+            "distill/coef": self.coefficient.value,
             "distill/teacher_age": float(self._age or 0),
             "distill/snapshots": float(self.teacher.version),
             "distill/states": float(self.states.count),
             "distill/skipped_nonfinite": float(self.penalty.dropped) + self.states.rejected,
-            "time/distill_fraction": self.monitor.fraction(),
+            "time/distill_fraction": self.metrics.fraction(),
             **{f"distill/{key}": value for key, value in self.teacher.figures().items()},
-            **{f"distill/{key}": value for key, value in (self.lesson.figures() if self.lesson else {}).items()},
+            **{f"distill/{key}": value for key, value in (self.auxiliary.figures() if self.auxiliary else {}).items()},
         }
 
     def log(self, agent: BaseAlgorithm) -> None:
         """Hand the figures to SB3's logger, which is about to write a line, and begin new ones."""
-        if self.strength.strength.off or self._age is None:
+        if self.coefficient.strength.off or self._age is None:
             return
         self.figures = self.present_figures()
         for key, value in self.figures.items():
             agent.logger.record(key, value)
-        self.monitor.restart()
+        self.metrics.restart()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the distillation's state, by name."""
         out = {f"teacher/{name}": tensor for name, tensor in self.teacher.tensors().items()}
-        out |= {f"replay/{name}": tensor for name, tensor in self.replay.tensors().items()}
-        out |= {f"lesson/{n}": tensor for n, tensor in (self.lesson.tensors() if self.lesson else {}).items()}
+        out |= {f"replay/{name}": tensor for name, tensor in self.cache.tensors().items()}
+        out |= {f"lesson/{n}": tensor for n, tensor in (self.auxiliary.tensors() if self.auxiliary else {}).items()}
         return out if self.saves_states else {name: t for name, t in out.items() if not name.startswith(_STATES)}
 
     def state(self) -> dict[str, Any]:
@@ -304,16 +304,16 @@ class Distiller:
             "source": self.source.state(),
             "family": self.actor.family.state(),
             "teacher": self.teacher.state(),
-            "replay": self.replay.state(),
-            "strength": self.strength.state(),
-            "lesson": self.lesson.state() if self.lesson else {},
+            "replay": self.cache.state(),
+            "strength": self.coefficient.state(),
+            "lesson": self.auxiliary.state() if self.auxiliary else {},
             # The next line of the log shows them.
-            "figures": self.monitor.state(),
+            "figures": self.metrics.state(),
             "age": self._age,
         }
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`tensors` and :meth:`state` returned.
+        """Load what :meth:`tensors` and :meth:`state` returned.
 
         :raises ValueError: when it is another configuration's, or does not fit the agent.
         """
@@ -324,15 +324,15 @@ class Distiller:
         try:
             self._load_life(agent, state)
             self.teacher.load(agent, parts["teacher"], state["teacher"])
-            self.replay.load(parts["replay"], state["replay"])
+            self.cache.load(parts["replay"], state["replay"])
             self._check_states(agent)
-            self.strength.load(state["strength"])
-            if self.lesson is not None:
-                self.lesson.load(agent, parts["lesson"], state["lesson"])
+            self.coefficient.load(state["strength"])
+            if self.auxiliary is not None:
+                self.auxiliary.load(agent, parts["lesson"], state["lesson"])
             self.penalty.load(state["penalty"])
             self.source.load(state["source"])
             self.actor.family.load(state["family"])
-            self.monitor.load(state.get("figures", {}))  # files of before have none
+            self.metrics.load(state.get("figures", {}))  # files of before have none
             self._age = state.get("age")
         except (KeyError, TypeError, RuntimeError, OverflowError) as error:
             reason = " ".join(str(error).split())
@@ -357,9 +357,9 @@ class Distiller:
             raise ValueError(f"the saved states do not fit this agent: {shapes} found, {expected} expected")
 
 
-def _wants(divergence: Divergence, strength: Strength) -> Wants:
+def _wants(divergence: Divergence, strength: Strength) -> TargetSpec:
     """Return what the other answers need of the teacher besides its action distribution."""
-    return Wants(
+    return TargetSpec(
         value=divergence.value_weight > 0.0 or any(gate.wants_value for gate in strength.gates),
         spread=any(gate.wants_spread for gate in strength.gates),
         product=getattr(divergence, "direction", "forward") == "reverse",

@@ -78,15 +78,15 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def breadth(self, p: Tensor) -> Tensor:
+    def normalized_entropy(self, p: Tensor) -> Tensor:
         """Return for each state, ``(batch,)``, how much is left to chance: 0 for nothing, near 1 at the start.
 
         It rises and falls with the entropy, and means the same whatever the number of actions or dimensions.
         """
 
-    def certainty(self, p: Tensor) -> Tensor:
+    def confidence(self, p: Tensor) -> Tensor:
         """Return for each state, ``(batch,)``, how far the choice is from one made blindly: from 0 to 1 for sure."""
-        return (1.0 - self.breadth(p)).clamp(0.0, 1.0)
+        return (1.0 - self.normalized_entropy(p)).clamp(0.0, 1.0)
 
     def spread(self, members: Tensor, weights: Tensor) -> Tensor:
         """Return how far several distributions differ for each state in nats, ``(batch,)``: 0 where all are equal.
@@ -121,7 +121,7 @@ class Family(ABC):
         return {}
 
     def load(self, state: Mapping[str, float]) -> None:  # noqa: B027 - and nothing to remember
-        """Take up what :meth:`state` returned."""
+        """Load what :meth:`state` returned."""
 
 
 class Categorical(Family):
@@ -166,7 +166,7 @@ class Categorical(Family):
         """Return the normalised mean of the logarithms."""
         return self.normalized(weighted_mean(torch.stack([self.normalized(p) for p in members]), weights))
 
-    def breadth(self, p: Tensor) -> Tensor:
+    def normalized_entropy(self, p: Tensor) -> Tensor:
         """Return the entropy as a share of that of choosing blindly, 0..1."""
         return self.entropy(p) / (self._most or 1.0)
 
@@ -206,7 +206,7 @@ class Bernoulli(Family):
         """Return the mean logits."""
         return weighted_mean(members, weights)
 
-    def breadth(self, p: Tensor) -> Tensor:
+    def normalized_entropy(self, p: Tensor) -> Tensor:
         """Return the entropy as a share of that of choosing blindly, 0..1."""
         return self.entropy(p) / (self.size * math.log(2.0))
 
@@ -266,13 +266,13 @@ class Gaussian(Family):
         precision = weighted_mean(precisions, weights)
         return torch.cat([weighted_mean(means * precisions, weights) / precision, -0.5 * precision.log()], dim=-1)
 
-    def breadth(self, p: Tensor) -> Tensor:
+    def normalized_entropy(self, p: Tensor) -> Tensor:
         """Return the geometric mean of the standard deviations. SB3's policies begin near 1; it has no upper end."""
         return p[..., self.dim :].mean(-1).exp()
 
-    def certainty(self, p: Tensor) -> Tensor:
+    def confidence(self, p: Tensor) -> Tensor:
         """Return the choice's share of the precision, beside that of a standard normal: 1/2 where SB3's begin."""
-        return 1.0 / (1.0 + self.breadth(p).square())
+        return 1.0 / (1.0 + self.normalized_entropy(p).square())
 
 
 class Point(Family):
@@ -313,7 +313,7 @@ class Point(Family):
         """Return the mean action."""
         return weighted_mean(members, weights)
 
-    def breadth(self, p: Tensor) -> Tensor:
+    def normalized_entropy(self, p: Tensor) -> Tensor:
         """Return zero, as :meth:`entropy`."""
         return self.entropy(p)
 

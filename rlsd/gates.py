@@ -22,7 +22,7 @@ from rlsd.distributions import Family, Point
 from rlsd.returns import EPISODES, FEWEST, Episodes
 
 
-class Situation(NamedTuple):
+class GateInput(NamedTuple):
     """What a gate that decides state by state may look at; nothing of it asks for a gradient.
 
     :param family: of the action distributions.
@@ -41,7 +41,7 @@ class Situation(NamedTuple):
     spread: Tensor | None = None
 
 
-class OpenGate:
+class GateState:
     """A gate as it stands in training."""
 
     #: The agent's environment steps and episodes, through all calls of ``learn()``; there before it is first asked.
@@ -55,7 +55,7 @@ class OpenGate:
         """
         return 1.0
 
-    def weights(self, situation: Situation) -> Tensor | None:
+    def weights(self, situation: GateInput) -> Tensor | None:
         """Return how far the gate is open for each state of a minibatch, ``(batch,)``; None for fully, everywhere."""
         return None
 
@@ -64,10 +64,10 @@ class OpenGate:
         return {}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state` returned."""
+        """Load what :meth:`state` returned."""
 
 
-class ReturnComparison(OpenGate):
+class ReturnComparison(GateState):
     """Compares the training return now with what it was when the teacher was taken.
 
     The same smoothing and the same exploration noise are on both sides.
@@ -104,7 +104,7 @@ class ReturnComparison(OpenGate):
         self.teacher, self.lowest, self.highest = state["teacher"], state["lowest"], state["highest"]
 
 
-class BehindOpening(OpenGate):
+class BehindState(GateState):
     """Compares the training return with one that the teacher is known to reach."""
 
     def __init__(self, teacher: float, start: float) -> None:
@@ -124,7 +124,7 @@ class BehindOpening(OpenGate):
         self.open = float(state["open"])
 
 
-class ValueComparison(OpenGate):
+class ValueComparison(GateState):
     """Compares the teacher's values of states with the student's, on the scale on which the student's spread."""
 
     #: Share of the running spread that stays at each minibatch: it follows some hundred of them.
@@ -137,7 +137,7 @@ class ValueComparison(OpenGate):
         # Minibatches seen, and mean and variance of the values in them. On the device: nothing waits for it.
         self.running = torch.zeros(3)
 
-    def weights(self, situation: Situation) -> Tensor:  # noqa: D102
+    def weights(self, situation: GateInput) -> Tensor:  # noqa: D102
         teacher, student = situation.teacher_values, situation.student_values
         assert teacher is not None and student is not None
         self._follow(student)
@@ -161,26 +161,26 @@ class ValueComparison(OpenGate):
         self.running = torch.tensor(state["running"], dtype=torch.float32)
 
 
-class Agreeing(OpenGate):
+class DisagreementState(GateState):
     """Closes where the teacher's members differ."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
 
-    def weights(self, situation: Situation) -> Tensor:  # noqa: D102
+    def weights(self, situation: GateInput) -> Tensor:  # noqa: D102
         assert situation.spread is not None
         return (1.0 - (situation.spread - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
 
 
-class Exploring(OpenGate):
+class EntropyFloorState(GateState):
     """Closes where little of the student's action is left to chance, unless the teacher would leave more."""
 
     def __init__(self, floor: float, width: float) -> None:
         self.floor, self.width = floor, width
 
-    def weights(self, situation: Situation) -> Tensor:  # noqa: D102
-        student = situation.family.breadth(situation.student)
-        widening = situation.family.breadth(situation.teacher) > student
+    def weights(self, situation: GateInput) -> Tensor:  # noqa: D102
+        student = situation.family.normalized_entropy(situation.student)
+        widening = situation.family.normalized_entropy(situation.teacher) > student
         return ((student - self.floor) / self.width).clamp(0.0, 1.0).masked_fill(widening, 1.0)
 
 
@@ -197,7 +197,7 @@ class Gate(Answer, question="gate"):
         """Raise a ``TypeError`` where the agent cannot give what the gate judges by."""
 
     @abstractmethod
-    def build(self) -> OpenGate:
+    def build(self) -> GateState:
         """Make the gate of one agent."""
 
 
@@ -258,9 +258,9 @@ class Behind(Gate, name="behind"):
             )
         object.__setattr__(self, "teacher_return", value)
 
-    def build(self) -> BehindOpening:  # noqa: D102
+    def build(self) -> BehindState:  # noqa: D102
         assert self.teacher_return is not None
-        return BehindOpening(self.teacher_return, self.start)
+        return BehindState(self.teacher_return, self.start)
 
 
 @dataclass(frozen=True)
@@ -314,22 +314,22 @@ class Disagreement(Gate, name="disagreement"):
         if self.high <= self.low:
             raise ValueError(f"gate.high must be above gate.low = {self.low:g}, got {self.high:g}")
 
-    def build(self) -> Agreeing:  # noqa: D102
-        return Agreeing(self.low, self.high)
+    def build(self) -> DisagreementState:  # noqa: D102
+        return DisagreementState(self.low, self.high)
 
 
 @dataclass(frozen=True)
 class EntropyFloor(Gate, name="entropy_floor"):
     """Let go on states on which the student hardly explores any more, so that distillation cannot freeze it there.
 
-    ``clamp((breadth - floor) / width, 0, 1)`` for each state. Breadth measures entropy alike for all actions
-    (:meth:`Family.breadth`): discrete ones have their entropy over the largest there is, 0 to 1; Gaussian ones the
-    geometric mean of their standard deviations, before a tanh, near 1 when training begins; Q-learners the entropy of
-    ``softmax(Q / tau)`` over the largest. Where the teacher is broader than the student the pull restores exploration,
-    and the gate stays open.
+    ``clamp((entropy - floor) / width, 0, 1)`` for each state. The entropy is normalised alike for all actions
+    (:meth:`Family.normalized_entropy`): discrete ones have their entropy over the largest there is, 0 to 1; Gaussian
+    ones the geometric mean of their standard deviations, before a tanh, near 1 when training begins; Q-learners the
+    entropy of ``softmax(Q / tau)`` over the largest. Where the teacher is broader than the student the pull restores
+    exploration, and the gate stays open.
 
-    :param floor: breadth at which the gate is closed. Raising it lets go earlier. Usual range 0.01 to 0.3.
-    :param width: over what further breadth it opens fully. Usual range 0.01 to 0.3.
+    :param floor: entropy at which the gate is closed. Raising it lets go earlier. Usual range 0.01 to 0.3.
+    :param width: over what further entropy it opens fully. Usual range 0.01 to 0.3.
     """
 
     per_state: ClassVar[bool] = True
@@ -344,5 +344,5 @@ class EntropyFloor(Gate, name="entropy_floor"):
                 "deterministic: leave the gate out, or use 'return'"
             )
 
-    def build(self) -> Exploring:  # noqa: D102
-        return Exploring(self.floor, self.width)
+    def build(self) -> EntropyFloorState:  # noqa: D102
+        return EntropyFloorState(self.floor, self.width)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from rlsd.actors import Actor, RandomSearchActor
 from rlsd.chunks import FIRST, Pace
-from rlsd.deposit import acting_as_evaluated, bounded
 from rlsd.divergences import Divergence
-from rlsd.gates import Situation
-from rlsd.monitoring import Figures
+from rlsd.gates import GateInput
+from rlsd.injection import clip_and_sanitize, eval_mode
+from rlsd.metrics import Metrics
 from rlsd.observations import Normalization, Observations, as_items, from_items
-from rlsd.replay import Batch, Replay
-from rlsd.strength import Dial, Feedback
+from rlsd.strength import Coefficient, Feedback
+from rlsd.targets import Batch, TargetCache
 from rlsd.teachers import Teacher
 from rlsd.timing import Timing
 
@@ -31,11 +31,11 @@ class Penalty:
     :param actor: the adapter to the agent's way of acting.
     :param divergence: by what measure of difference.
     :param timing: at which gradient steps.
-    :param dial: the strength; of it, the gates that decide state by state and the largest norm of the gradient, where
+    :param coefficient: beta; of it, the gates that decide state by state and the largest norm of the gradient, where
         SB3 does not clip the sum.
-    :param replay: minibatches with the teacher's answers.
+    :param cache: minibatches with the teacher's answers.
     :param teacher: who gives them.
-    :param monitor: takes the figures.
+    :param metrics: takes the figures.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Penalty:
         actor: Actor,
         divergence: Divergence,
         timing: Timing,
-        dial: Dial,
-        replay: Replay,
+        coefficient: Coefficient,
+        cache: TargetCache,
         teacher: Teacher,
-        monitor: Figures,
+        metrics: Metrics,
     ) -> None:
-        self.actor, self.divergence, self.timing, self.dial = actor, divergence, timing, dial
-        self.replay, self.teacher, self.monitor = replay, teacher, monitor
+        self.actor, self.divergence, self.timing, self.coefficient = actor, divergence, timing, coefficient
+        self.cache, self.teacher, self.metrics = cache, teacher, metrics
         #: Gradient steps of the actor while there was something to learn, and how many of them carried a penalty.
         self.steps = 0
         self.deposits = 0
@@ -58,13 +58,13 @@ class Penalty:
         #: Minibatches drawn; more than deposits where some held no state on which the student is held.
         self.drawn = 0
         #: Gradients that were not finite and were dropped.
-        self.dropped = torch.zeros((), device=replay.store.device)
+        self.dropped = torch.zeros((), device=cache.store.device)
         self._pace = Pace()
         self._expected = 1  # deposits in the coming update: as many as in the last
         self._begun_at = 0
         self._look_at = 0
         self._weight = 1
-        self._shrunk = torch.ones((), device=replay.store.device)  # what the bound left of the latest gradient
+        self._shrunk = torch.ones((), device=cache.store.device)  # what the bound left of the latest gradient
 
     def begin(self, agent: BaseAlgorithm, beta: float) -> None:
         """Prepare for an update of the agent at strength ``beta``."""
@@ -81,7 +81,7 @@ class Penalty:
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         self._modules = list(self._module.modules())
         self._normalization = Normalization.of(agent)
-        self.replay.begin(self.teacher, self._expected)
+        self.cache.begin(self.teacher, self._expected)
 
     def feedback(self, agent: BaseAlgorithm) -> Feedback:
         """Return how the update went that has just ended. Waits for the device."""
@@ -95,11 +95,11 @@ class Penalty:
 
     def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
         """Return the gradient to deposit at this gradient step, by parameter; nothing when this step gets none."""
-        with self.monitor.timed():
+        with self.metrics.timed():
             batch = self._next()
             if batch is None:
                 return ()
-            with acting_as_evaluated(self._modules), torch.enable_grad():
+            with eval_mode(self._modules), torch.enable_grad():
                 gradients = self._gradients(batch)
             return self._bounded([(p, g) for p, g in zip(self._parameters, gradients, strict=False) if g is not None])
 
@@ -150,7 +150,7 @@ class Penalty:
         batch = self._next()
         if batch is None:
             return None
-        with acting_as_evaluated(self._modules), torch.enable_grad():
+        with eval_mode(self._modules), torch.enable_grad():
             answers = self._answers(batch, slice(None))
             return self._difference(batch, *answers) if any(answer.requires_grad for answer in answers) else None
 
@@ -161,10 +161,10 @@ class Penalty:
         if self._weight == 0:
             return None
         self.drawn += 1
-        return self.replay.next(self.teacher)
+        return self.cache.next(self.teacher)
 
     def _difference(self, batch: Batch, student: Tensor, values: Tensor | None = None) -> Tensor:
-        """Return the loss of this gradient step, and take note of it.
+        """Return the loss of this gradient step, and record it.
 
         :param student: the student's parameters on the states.
         :param values: its values of them, where they count.
@@ -190,17 +190,17 @@ class Penalty:
 
     def _weights(self, batch: Batch, student: Tensor, values: Tensor | None) -> Tensor | None:
         """Return the weight of each state, ``(batch,)``, None for 1 everywhere."""
-        if not self.dial.per_state:
+        if not self.coefficient.per_state:
             return batch.hold
         seen_values = None if values is None else values.detach()
-        situation = Situation(
+        situation = GateInput(
             self.actor.family, batch.targets, student.detach(), batch.values, seen_values, batch.spread
         )
         with torch.no_grad():
-            weights = self.dial.weights(situation)
+            weights = self.coefficient.weights(situation)
         if weights is None:
             return batch.hold
-        self.monitor.add("open", weights.mean())
+        self.metrics.add("open", weights.mean())
         return weights if batch.hold is None else weights * batch.hold
 
     def term(self) -> Tensor | None:
@@ -223,11 +223,11 @@ class Penalty:
         if weight == 0:
             return ()
         self.drawn += 1
-        batch = self.replay.next(self.teacher)
+        batch = self.cache.next(self.teacher)
         if batch is None:
             return ()
         assert batch.values is not None
-        with acting_as_evaluated(self._modules), torch.enable_grad():
+        with eval_mode(self._modules), torch.enable_grad():
             seen = self._seen(batch.states)
             student, values = self.actor.parameters(self._module, seen), self.actor.values(self._module, seen)
         acting = torch.autograd.grad(student.sum(), self._parameters, allow_unused=True)
@@ -236,7 +236,9 @@ class Penalty:
         weights = self._weights(batch, student.detach(), values)
         loss = self._beta * weight * self.divergence.value_weight * (loss if weights is None else weights * loss).mean()
         gradients = zip(apart, torch.autograd.grad(loss, apart, allow_unused=True), strict=True)
-        found, finite, _ = bounded([(p, g) for p, g in gradients if g is not None], self.dial.strength.bound * weight)
+        found, finite, _ = clip_and_sanitize(
+            [(p, g) for p, g in gradients if g is not None], self.coefficient.strength.bound * weight
+        )
         self.dropped += ~finite
         return found
 
@@ -245,11 +247,11 @@ class Penalty:
         assert isinstance(self.actor, RandomSearchActor)
         self.steps += 1
         self.drawn += 1
-        batch = self.replay.next(self.teacher)
+        batch = self.cache.next(self.teacher)
         if batch is None:
             return torch.zeros(len(candidates), device=candidates.device)
         seen = self._seen(batch.states)
-        with torch.no_grad(), acting_as_evaluated(self._modules):
+        with torch.no_grad(), eval_mode(self._modules):
             answers = self.actor.candidates(self._module, seen)(candidates)
             student = self.actor.parameters(self._module, seen)
             weights = self._weights(batch, student, None)
@@ -269,10 +271,10 @@ class Penalty:
         return self.deposits - 1 == self._look_at
 
     def ratio(self, deposited: Tensor, own: Tensor) -> None:
-        """Take note of the norms of the deposited gradient and of the agent's own, on the same parameters."""
+        """Record the norms of the deposited gradient and of the agent's own, on the same parameters."""
         # A stride deposits several steps' worth at once; the figure is for one.
         ratio = deposited / self._weight / (own + 1e-12)
-        self.monitor.add("grad_ratio", ratio)
+        self.metrics.add("grad_ratio", ratio)
         self._ratio = ratio / (self._beta * self._shrunk)
 
     def state(self) -> dict[str, Any]:
@@ -288,7 +290,7 @@ class Penalty:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state` returned."""
+        """Load what :meth:`state` returned."""
         self.steps, self.deposits = int(state["steps"]), int(state["deposits"])
         self.drawn, self._begun_at = int(state["drawn"]), int(state["begun_at"])
         self.critic_steps = int(state["critic_steps"])
@@ -302,25 +304,25 @@ class Penalty:
         """Drop a gradient that is not all finite, and count it; shrink one too large, where nothing else would."""
         if not gradients:
             return gradients
-        bound = None if self._clipped else self.dial.strength.bound * self._weight
-        gradients, finite, self._shrunk = bounded(gradients, bound)
+        bound = None if self._clipped else self.coefficient.strength.bound * self._weight
+        gradients, finite, self._shrunk = clip_and_sanitize(gradients, bound)
         self.dropped += ~finite
         return gradients
 
     def _note(self, divergence: Tensor, loss: Tensor) -> None:
-        self.monitor.add("kl", divergence)
-        self.monitor.add("loss", loss * self._beta)
-        if self.dial.control is not None:
+        self.metrics.add("kl", divergence)
+        self.metrics.add("loss", loss * self._beta)
+        if self.coefficient.control is not None:
             self._divergences.append(divergence.detach())
 
     def _look(self, teacher: Tensor, student: Tensor) -> None:
         family = self.actor.family
-        self.monitor.add("agreement", family.agreement(teacher, student).mean())
-        self.monitor.add("teacher_entropy", family.entropy(teacher).mean())
-        self.monitor.add("student_entropy", family.entropy(student).mean())
+        self.metrics.add("agreement", family.agreement(teacher, student).mean())
+        self.metrics.add("teacher_entropy", family.entropy(teacher).mean())
+        self.metrics.add("student_entropy", family.entropy(student).mean())
 
 
-class CriticPart:
+class CriticPenalty:
     """The part of a penalty that a critic's own steps carry, where they are not the actor's: TRPO's."""
 
     wants_ratio = False
@@ -333,10 +335,10 @@ class CriticPart:
         return self._penalty.critic_gradients()
 
     def ratio(self, deposited: Tensor, own: Tensor) -> None:
-        """Take note of no ratio: that of the figures is the actor's."""
+        """Record no ratio: that of the figures is the actor's."""
 
 
-#: Under which key an algorithm logs the loss that trains what acts.
+#: Under which key an algorithm logs the loss that trains the acting module.
 _LOSSES = ("policy_gradient_loss", "policy_loss", "policy_objective", "actor_loss", "loss")
 
 

@@ -50,7 +50,7 @@ class Episodes:
         self._at = -1  # the agent's step when a reward was last added
 
     def look(self, agent: BaseAlgorithm) -> None:
-        """Take note of the episodes that ended, as far as SB3 still has them."""
+        """Record the episodes that ended, as far as SB3 still has them."""
         new: list[float] = []
         for episode in reversed(agent.ep_info_buffer or ()):
             if episode is self._latest:
@@ -93,12 +93,12 @@ class Episodes:
         return _Rewards(self)
 
     def begin(self, agent: BaseAlgorithm) -> None:
-        """Take note that the environment was reset: all episodes are at their beginning."""
+        """Called when the environment was reset: all episodes are at their beginning."""
         self._sums, self._whole = np.zeros(agent.n_envs), np.ones(agent.n_envs, dtype=bool)
         self._at = agent.num_timesteps
 
     def rewarded(self, agent: Any, rewards: np.ndarray, dones: np.ndarray, infos: Sequence[Mapping[str, Any]]) -> None:
-        """Add the rewards of a step, ``(n_envs,)``, and take note of the episodes that ended without a word to SB3."""
+        """Add the rewards of a step, ``(n_envs,)``, and record the episodes that ended without a word to SB3."""
         normalizing = agent.get_vec_normalize_env()
         self._sums += rewards if normalizing is None else normalizing.get_original_reward()
         self._at = agent.num_timesteps

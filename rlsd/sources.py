@@ -55,7 +55,7 @@ class Source(ABC):
         return {}
 
     def load(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most sources have nothing to remember
-        """Take up what :meth:`state` returned."""
+        """Load what :meth:`state` returned."""
 
 
 class _Handed(Source):

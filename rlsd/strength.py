@@ -16,7 +16,7 @@ from torch import Tensor
 from rlsd.actors import Actor, algorithm_name
 from rlsd.clock import StepCounter
 from rlsd.config import Answer, answers, checked_number, choice, integer, number
-from rlsd.gates import Gate, Situation
+from rlsd.gates import Gate, GateInput
 from rlsd.returns import Episodes
 from rlsd.timing import Timing
 
@@ -40,7 +40,7 @@ class Feedback(NamedTuple):
     ratio: float | None
 
 
-class Control:
+class Controller:
     """A strength that follows how the updates go."""
 
     def at(self, remaining: float) -> float:
@@ -48,7 +48,7 @@ class Control:
         raise NotImplementedError
 
     def learn(self, feedback: Feedback) -> None:
-        """Take note of how an update went."""
+        """Record how an update went."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Control:
         return {}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state` returned."""
+        """Load what :meth:`state` returned."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Strength(Answer, question="strength"):
         for gate in self.gates:
             gate.check(agent, actor)
 
-    def build(self) -> Control | None:
+    def build(self) -> Controller | None:
         """Make what adjusts the strength to how the updates go, None when nothing does."""
         return None
 
@@ -149,7 +149,7 @@ class Schedule(Strength, name="schedule"):
         return _SHAPES[self.shape](self.value, self.end, 1.0 - remaining)
 
 
-class Follower(Control):
+class AdaptiveKLController(Controller):
     """Raises and lowers the strength, so that the divergence stays near its target."""
 
     def __init__(self, wanted: Adaptive) -> None:
@@ -209,11 +209,11 @@ class Adaptive(Strength, name="adaptive"):
     def at(self, remaining: float) -> float:  # noqa: D102
         return self.value
 
-    def build(self) -> Follower:  # noqa: D102
-        return Follower(self)
+    def build(self) -> AdaptiveKLController:  # noqa: D102
+        return AdaptiveKLController(self)
 
 
-class Share(Control):
+class RelativeController(Controller):
     """Weighs the penalty as a share of the agent's own loss, or of its gradient."""
 
     def __init__(self, wanted: Relative) -> None:
@@ -312,8 +312,8 @@ class Relative(Strength, name="relative"):
                 "itself: use of='loss'"
             )
 
-    def build(self) -> Share:  # noqa: D102
-        return Share(self)
+    def build(self) -> RelativeController:  # noqa: D102
+        return RelativeController(self)
 
 
 def _check_between(value: float, low_key: str, low: float, high_key: str, high: float) -> None:
@@ -324,7 +324,7 @@ def _check_between(value: float, low_key: str, low: float, high_key: str, high: 
         )
 
 
-class Dial:
+class Coefficient:
     """The strength of one agent as it stands in training: the schedule's value times its gates.
 
     :param strength: what is wanted.
@@ -355,7 +355,7 @@ class Dial:
         self.value = value
         return value
 
-    def weights(self, situation: Situation) -> Tensor | None:
+    def weights(self, situation: GateInput) -> Tensor | None:
         """Return the factor on each state of a minibatch, ``(batch,)``; None for 1 everywhere.
 
         :raises ValueError: when a gate's answer has another shape: a column would weigh every state by every other.
@@ -377,7 +377,7 @@ class Dial:
         return {"control": control, "gates": [gate.state() for gate in self.gates], "value": self.value}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state` returned."""
+        """Load what :meth:`state` returned."""
         if self.control is not None:
             self.control.load(state["control"])
         for gate, saved in zip(self.gates, state["gates"], strict=True):

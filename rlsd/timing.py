@@ -14,14 +14,14 @@ from torch import Tensor
 from rlsd.config import Answer, integer
 
 
-class Lesson(ABC):
+class AuxiliaryTraining(ABC):
     """What is learned from the teacher beside the agent's own updates: in a phase of its own, or by another student."""
 
     #: Whether it is shown the states that the agent meets.
-    watches = False
+    observes = False
 
-    def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:  # noqa: B027 - most do not care
-        """Take note of raw states that the agent has just met, ``(n, *shape)`` by key, where :attr:`watches` is set.
+    def observe_states(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:  # noqa: B027 - most do not care
+        """Record raw states that the agent has just met, ``(n, *shape)`` by key, where :attr:`observes` is set.
 
         Called before each of the agent's own updates, while its buffers are as the rollout left them.
         """
@@ -46,7 +46,7 @@ class Lesson(ABC):
         return {}
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: B027
-        """Take up what :meth:`tensors` and :meth:`state` returned."""
+        """Load what :meth:`tensors` and :meth:`state` returned."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Timing(Answer, question="timing"):
     def weight(self, step: int) -> int:
         """Return the factor on the strength at the actor's gradient step number ``step``, 0 for no deposit."""
 
-    def build(self, distiller: Any, agent: BaseAlgorithm) -> Lesson | None:
+    def build(self, distiller: Any, agent: BaseAlgorithm) -> AuxiliaryTraining | None:
         """Make what runs beside the agent's own updates, None when nothing does.
 
         :param distiller: the :class:`Distiller` of the agent, whole but for this.

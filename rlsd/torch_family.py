@@ -121,13 +121,13 @@ class TorchFamily(Family):
         """Return the mean parameters; see the class."""
         return self.mixture(members, weights)
 
-    def breadth(self, p: Tensor) -> Tensor:
+    def normalized_entropy(self, p: Tensor) -> Tensor:
         """Return the standard deviation of a normal of the same entropy, the geometric mean over the components."""
         return torch.exp(self.entropy(p) / self._components - 0.5 * LOG_2PI_E)
 
-    def certainty(self, p: Tensor) -> Tensor:
+    def confidence(self, p: Tensor) -> Tensor:
         """Return the choice's share of the precision, beside that of a standard normal."""
-        return torch.reciprocal(1.0 + self.breadth(p).square())
+        return torch.reciprocal(1.0 + self.normalized_entropy(p).square())
 
 
 def _names(distribution: Distribution) -> list[str]:

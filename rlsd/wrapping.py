@@ -277,14 +277,14 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             state = self.__dict__ if self.accelerator is None else self.accelerator.state_of(self)
             return _restore, (unwrapped(type(self)),), state
 
-    for name, method in _special_ways(base, Distilled).items():
+    for name, method in _algorithm_hooks(base, Distilled).items():
         setattr(Distilled, name, method)
     # SB3 puts the class's name into its own messages, which users' warning filters know by heart.
     Distilled.__name__, Distilled.__qualname__ = base.__name__, f"SelfDistilled({base.__qualname__})"
     return Distilled
 
 
-def _special_ways(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
+def _algorithm_hooks(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
     """Return the methods through which the penalty reaches algorithms that step without an optimizer."""
 
     def _compute_actor_grad(self: Any, kl_div: Any, policy_objective: Any) -> Any:

@@ -119,7 +119,7 @@ def test_a_loaded_agent_goes_on_at_the_same_pace(swelling, tmp_path):
     agent.save(tmp_path / "agent")
     loaded = rlsd.SelfDistilled(PPO).load(tmp_path / "agent")
     for one in (agent, loaded):
-        assert one.distiller.replay._asking.at_once == one.distiller.penalty._pace.at_once <= ROOM
+        assert one.distiller.cache._asking.at_once == one.distiller.penalty._pace.at_once <= ROOM
 
 
 @pytest.mark.parametrize("wrong", [0, -3, 10**9])

@@ -120,7 +120,7 @@ def test_a_rebirth_comes_round_in_short_calls_and_a_parallel_student_takes_over(
     for mode in ({}, {"mode": "parallel", "over": 3 * ROLLOUT}):
         timing = {"type": "reborn", "every": 3 * ROLLOUT, "steps": 4, "kl_bound": 9.0, "episodes": 10**6, **mode}
         agent = in_short_calls(distilled(distill=config(timing=timing), stats_window_size=4))
-        assert agent.distiller.lesson.rebirths >= 1
+        assert agent.distiller.auxiliary.rebirths >= 1
 
 
 def test_patience_and_the_reach_of_an_average_count_through_short_calls() -> None:

@@ -210,7 +210,7 @@ class Witness:
         self._states: Any = None
         self._statistics: Any = None
         self._distiller = agent.distiller
-        draw, take = self._distiller.replay.next, self._distiller.teacher.take
+        draw, take = self._distiller.cache.next, self._distiller.teacher.take
 
         def drawn(teacher: Any) -> Any:
             batch = draw(teacher)
@@ -221,7 +221,7 @@ class Witness:
             self._statistics = copy.deepcopy(model.get_vec_normalize_env())
             take(model)
 
-        monkeypatch.setattr(self._distiller.replay, "next", drawn)
+        monkeypatch.setattr(self._distiller.cache, "next", drawn)
         monkeypatch.setattr(self._distiller.teacher, "take", snapshot)
         if isinstance(agent, TRPO):
             monkeypatch.setattr(agent, "_compute_actor_grad", self._objective(agent._compute_actor_grad))
@@ -314,7 +314,7 @@ class Witness:
             divergence = kl_divergence(one, other)
             total = total + (divergence.sum(-1) if divergence.ndim == 2 else divergence)
         scale = getattr(self._distiller.actor.family, "tau", 1.0)
-        return self._distiller.strength.value * scale * total.mean()
+        return self._distiller.coefficient.value * scale * total.mean()
 
     def _seen(self, normalize: Any) -> Any:
         """The states that were drawn, as VecNormalize itself shows them."""

@@ -201,7 +201,7 @@ class Witness:
         self._clip = torch.nn.utils.clip_grad_norm_
         policy, distiller = agent.policy, agent.distiller
         evaluate, get = policy.evaluate_actions, agent.rollout_buffer.get
-        next_states, take = distiller.replay.next, distiller.teacher.take
+        next_states, take = distiller.cache.next, distiller.teacher.take
 
         def evaluate_actions(*args: Any) -> Any:
             self._generator = torch.get_rng_state()
@@ -223,7 +223,7 @@ class Witness:
         # The acting code is SB3's; only what goes in and out of it is watched.
         monkeypatch.setattr(policy, "evaluate_actions", evaluate_actions)
         monkeypatch.setattr(agent.rollout_buffer, "get", batches)
-        monkeypatch.setattr(distiller.replay, "next", drawn)
+        monkeypatch.setattr(distiller.cache, "next", drawn)
         monkeypatch.setattr(distiller.teacher, "take", snapshot)
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", self.about_to_clip)
 
@@ -259,7 +259,7 @@ class Witness:
         student = policy.get_distribution(self.seen(self.agent.get_vec_normalize_env()))
         policy.train(training)
         pair = (teacher, student) if d.config.divergence.direction == "forward" else (student, teacher)
-        return d.strength.value * d.config.timing.stride * torch_kl(*pair, d.config.divergence.temperature).mean()
+        return d.coefficient.value * d.config.timing.stride * torch_kl(*pair, d.config.divergence.temperature).mean()
 
     def seen(self, normalize: VecNormalize | None) -> Any:
         """The raw states drawn, as VecNormalize itself shows them."""

@@ -404,8 +404,8 @@ def test_the_breadth_of_choices_is_a_share_of_choosing_blindly(name):
     blind, sure = torch.zeros(1, family.size), torch.full((1, family.size), -500.0)
     if name != "Bernoulli":
         sure[0, np.cumsum((0, *family.sizes[:-1]))] = 500.0
-    assert family.breadth(blind).item() == pytest.approx(1.0)
-    assert family.breadth(sure).item() == pytest.approx(0.0, abs=1e-6)
+    assert family.normalized_entropy(blind).item() == pytest.approx(1.0)
+    assert family.normalized_entropy(sure).item() == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["Categorical", "MultiDiscrete", "Bernoulli", "QValues"])
@@ -415,30 +415,30 @@ def test_the_breadth_of_choices_is_their_entropy_over_the_largest(name, data):
     p = data.draw(parameters(family))
     choices = options(family, p)
     expected = sum(entropy_of(choice, axis=-1) for choice in choices) / sum(np.log(c.shape[-1]) for c in choices)
-    np.testing.assert_allclose(family.breadth(p).numpy(), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(family.normalized_entropy(p).numpy(), expected, rtol=1e-6, atol=1e-9)
 
 
 @given(data=st.data())
 def test_the_breadth_of_normals_is_their_typical_standard_deviation(data):
     p = data.draw(parameters(Gaussian(2)))
     expected = gmean(p[:, 2:].exp().numpy(), axis=-1)
-    np.testing.assert_allclose(Gaussian(2).breadth(p).numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(Gaussian(2).normalized_entropy(p).numpy(), expected, rtol=1e-9)
 
 
 def test_who_chooses_blindly_is_uncertain_and_who_leaves_nothing_to_chance_is_certain():
-    assert Categorical((4,)).certainty(torch.zeros(1, 4)).item() == pytest.approx(0.0, abs=1e-6)
-    assert Categorical((4,)).certainty(torch.tensor([[50.0, 0.0, 0.0, 0.0]])).item() == pytest.approx(1.0)
-    half = Categorical((2,)).certainty(torch.tensor([[3.0, 0.0]])).item()
+    assert Categorical((4,)).confidence(torch.zeros(1, 4)).item() == pytest.approx(0.0, abs=1e-6)
+    assert Categorical((4,)).confidence(torch.tensor([[50.0, 0.0, 0.0, 0.0]])).item() == pytest.approx(1.0)
+    half = Categorical((2,)).confidence(torch.tensor([[3.0, 0.0]])).item()
     q = 1 / (1 + np.exp(-3.0))
     assert half == pytest.approx(1 + (q * np.log2(q) + (1 - q) * np.log2(1 - q)), abs=1e-6)
     log_std = torch.tensor([[5.0, -5.0, 0.0, 0.0], [0.0, 0.0, np.log(0.5), np.log(0.5)]])
-    assert Gaussian(2).certainty(log_std).tolist() == pytest.approx([0.5, 0.8])
-    assert Point(2).certainty(torch.ones(3, 2)).tolist() == [1.0] * 3
+    assert Gaussian(2).confidence(log_std).tolist() == pytest.approx([0.5, 0.8])
+    assert Point(2).confidence(torch.ones(3, 2)).tolist() == [1.0] * 3
 
 
 def test_a_point_and_a_single_option_have_no_breadth():
-    assert Point(2).breadth(torch.ones(5, 2)).tolist() == [0.0] * 5
-    assert Categorical((1,)).breadth(torch.ones(5, 1)).tolist() == [0.0] * 5
+    assert Point(2).normalized_entropy(torch.ones(5, 2)).tolist() == [0.0] * 5
+    assert Categorical((1,)).normalized_entropy(torch.ones(5, 1)).tolist() == [0.0] * 5
 
 
 @every_family

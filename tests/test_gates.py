@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import rlsd
 from rlsd import ReturnGate
 from rlsd.distributions import Bernoulli, Categorical, Gaussian, QValues
-from rlsd.gates import Behind, Disagreement, EntropyFloor, Situation, ValueAdvantage
+from rlsd.gates import Behind, Disagreement, EntropyFloor, GateInput, ValueAdvantage
 from rlsd.returns import FEWEST
 
 
@@ -192,10 +192,10 @@ def situation(
     student: torch.Tensor | None = None,
     values: tuple[list[float], list[float]] | None = None,
     spread: list[float] | None = None,
-) -> Situation:
+) -> GateInput:
     empty = torch.zeros(1, 1)
     both = (None, None) if values is None else tuple(torch.tensor(side, dtype=torch.float32) for side in values)
-    return Situation(
+    return GateInput(
         family or Categorical((2,)),
         empty if teacher is None else teacher,
         empty if student is None else student,
@@ -364,10 +364,10 @@ def test_an_agent_with_a_gate_goes_on_as_if_never_stopped(gate, tmp_path):
     gated = config(strength=rlsd.Constant(0.7, gates=gate), teacher=teacher)
     agent = distilled(distill=gated, stats_window_size=2).learn(5 * ROLLOUT)
     assert agent.distiller.deposits > 0
-    before = agent.distiller.strength.state()
+    before = agent.distiller.coefficient.state()
     check_goes_on_as_if_never_stopped(agent, tmp_path / "saved", 4 * ROLLOUT)
     if before["gates"][0]:
-        assert agent.distiller.strength.state() != before, "nothing was learned after it was saved"
+        assert agent.distiller.coefficient.state() != before, "nothing was learned after it was saved"
 
 
 @pytest.mark.parametrize("name", [name for name in ALL_ALGORITHMS if name not in ("TD3", "DDPG", "ARS")])

@@ -26,7 +26,7 @@ LAYERS = (
     | {"rlsd.io", "rlsd.torch_family", "rlsd.chunks", "rlsd.change", "rlsd.betting"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
     | {"rlsd.episodes"},
-    {"rlsd.replay", "rlsd.deposit", "rlsd.penalty", "rlsd.distiller", "rlsd.monitoring", "rlsd.students", "rlsd.speed"},
+    {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics", "rlsd.students", "rlsd.speed"},
     {"rlsd.io.checkpoint"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
     | {"rlsd.environment_state", "rlsd.io.weights", "rlsd.students.compress"},

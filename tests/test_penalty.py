@@ -17,13 +17,13 @@ from torch.nn.utils import parameters_to_vector
 import rlsd
 from rlsd import KL, MSE, Constant, EveryStep, Reservoir, Snapshot, chunks
 from rlsd.actors import actor_for
-from rlsd.gates import Situation
-from rlsd.monitoring import Figures
+from rlsd.gates import GateInput
+from rlsd.metrics import Metrics
 from rlsd.observations import as_items
 from rlsd.penalty import Penalty
-from rlsd.replay import Batch, Replay
-from rlsd.strength import Dial
-from rlsd.teachers import Wants
+from rlsd.strength import Coefficient
+from rlsd.targets import Batch, TargetCache
+from rlsd.teachers import TargetSpec
 
 #: Those whose states need nothing beside the observation, and which an optimizer trains.
 SIMPLE = [name for name in ALGORITHMS if name not in ("MaskablePPO", "RecurrentPPO", "ARS")]
@@ -32,21 +32,21 @@ CLIPPED = ["PPO", "A2C", "DQN"]
 
 
 def build(
-    agent, bound: float = 1e9, stride: int = 1, divergence=None, batch_size: int = 8, wants: Wants | None = None
+    agent, bound: float = 1e9, stride: int = 1, divergence=None, batch_size: int = 8, wants: TargetSpec | None = None
 ) -> Penalty:
     """A penalty on 32 states, whose teacher is what the agent was before its parameters were disturbed."""
     actor = actor_for(agent)
     teacher = Snapshot().build(actor)
     teacher.take(agent)
-    teacher.wants = wants or Wants(value=bool(divergence and divergence.value_weight))
+    teacher.wants = wants or TargetSpec(value=bool(divergence and divergence.value_weight))
     store = Reservoir(capacity=max(32, batch_size), batch_size=batch_size).build(np.random.SeedSequence(0), agent)
-    replay = Replay(store, actor.family.size, teacher.wants)
+    replay = TargetCache(store, actor.family.size, teacher.wants)
     states = {key: t.numpy() for key, t in as_items(observe(agent.observation_space, 32)).items()}
     replay.collect(agent, Handing(states))
     actor.family.calibrate(replay.sample_targets(teacher))
     disturb(agent.policy, 0.3)
-    dial = Dial(Constant(bound=bound))
-    return Penalty(actor, divergence or KL(), EveryStep(stride), dial, replay, teacher, Figures(torch.device("cpu")))
+    dial = Coefficient(Constant(bound=bound))
+    return Penalty(actor, divergence or KL(), EveryStep(stride), dial, replay, teacher, Metrics(torch.device("cpu")))
 
 
 def recorded(penalty: Penalty) -> list[Batch]:
@@ -245,7 +245,7 @@ def test_the_figures_are_those_of_the_minibatches():
     with torch.no_grad():
         students = [penalty.actor.parameters(agent.policy, batch.states) for batch in batches]
     kl = np.mean([family.kl(b.targets, s).mean().item() for b, s in zip(batches, students, strict=True)])
-    figures = penalty.monitor.means()
+    figures = penalty.metrics.means()
     assert figures["kl"] == pytest.approx(kl, rel=1e-5)
     assert figures["loss"] == pytest.approx(0.5 * kl, rel=1e-5)
     assert figures["agreement"] == pytest.approx(family.agreement(batches[0].targets, students[0]).mean().item())
@@ -275,9 +275,9 @@ class Weighing:
 
     def __init__(self, weights: torch.Tensor) -> None:
         self.fixed = weights
-        self.seen: list[Situation] = []
+        self.seen: list[GateInput] = []
 
-    def weights(self, situation: Situation) -> torch.Tensor:
+    def weights(self, situation: GateInput) -> torch.Tensor:
         self.seen.append(situation)
         return self.fixed
 
@@ -301,7 +301,7 @@ def test_a_value_weight_adds_that_much_of_the_squared_difference_of_values():
     torch.testing.assert_close(batch.values, penalty.teacher.values(batch.states), msg="the teacher's own values")
     assert (before - now).abs().min() > 1e-3, "nothing to hold"
     torch.testing.assert_close(loss, 0.7 * (kl + 0.5 * (before - now) ** 2).mean(), rtol=1e-4, atol=1e-6)
-    figures = penalty.monitor.means()
+    figures = penalty.metrics.means()
     assert figures["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is shown by itself"
     assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
@@ -327,7 +327,7 @@ def test_a_critic_that_learns_apart_is_pulled_by_its_own_steps_and_the_actor_is_
     agent.policy.set_training_mode(False)
     penalty = build(agent, divergence=KL(value_weight=0.5))
     weights = torch.linspace(0.0, 1.0, 8)
-    penalty.dial.per_state = [Weighing(weights)]
+    penalty.coefficient.per_state = [Weighing(weights)]
     batches = recorded(penalty)
     penalty.begin(agent, beta=0.7)
     found = dict(penalty.critic_gradients())
@@ -385,13 +385,13 @@ def test_each_state_counts_as_much_as_its_gates_say():
     agent.policy.set_training_mode(False)
     penalty = build(agent, divergence=KL(value_weight=0.5))
     weights = torch.linspace(0.0, 1.0, 8)
-    penalty.dial.per_state = [gate] = [Weighing(weights)]
+    penalty.coefficient.per_state = [gate] = [Weighing(weights)]
     batches = recorded(penalty)
     penalty.begin(agent, beta=0.7)
     loss = penalty.loss()
     kl, before, now = by_hand(penalty, agent, batches[0])
     torch.testing.assert_close(loss, 0.7 * (weights * (kl + 0.5 * (before - now) ** 2)).mean(), rtol=1e-4, atol=1e-6)
-    figures = penalty.monitor.means()
+    figures = penalty.metrics.means()
     assert figures["open"] == pytest.approx(0.5)
     assert figures["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is that before the gates"
     (seen,) = gate.seen
@@ -403,9 +403,9 @@ def test_each_state_counts_as_much_as_its_gates_say():
 
 def test_a_gate_is_handed_how_far_the_teachers_members_differ():
     agent = small_agent("PPO")
-    penalty = build(agent, wants=Wants(spread=True))
+    penalty = build(agent, wants=TargetSpec(spread=True))
     penalty.teacher.spread = lambda observations: torch.arange(len(observations)) / 10.0
-    penalty.dial.per_state = [gate] = [Weighing(torch.ones(8))]
+    penalty.coefficient.per_state = [gate] = [Weighing(torch.ones(8))]
     batches = recorded(penalty)
     penalty.begin(agent, beta=1.0)
     penalty.loss()
@@ -419,7 +419,7 @@ def test_states_count_for_the_candidates_of_a_random_search_as_gates_say():
     disturb(agent.policy)
     penalty = build(agent)
     weights = torch.linspace(0.0, 1.0, 8)
-    penalty.dial.per_state = [gate] = [Weighing(weights)]
+    penalty.coefficient.per_state = [gate] = [Weighing(weights)]
     batches = recorded(penalty)
     own = parameters_to_vector(agent.policy.parameters()).detach()
     penalty.begin(agent, beta=3.0)
@@ -427,7 +427,7 @@ def test_states_count_for_the_candidates_of_a_random_search_as_gates_say():
     answers = penalty.actor.parameters(agent.policy, batches[0].states).detach()
     kl = penalty.actor.family.kl(batches[0].targets, answers)
     torch.testing.assert_close(found, 3.0 * (weights * kl).mean(), rtol=1e-4, atol=1e-4)
-    figures = penalty.monitor.means()
+    figures = penalty.metrics.means()
     assert figures["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is that before the gates"
     assert figures["loss"] == pytest.approx(found.item(), rel=1e-5)
     assert torch.equal(gate.seen[0].student, answers), "gates look at the policy, not at its candidates"

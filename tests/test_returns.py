@@ -152,7 +152,7 @@ def test_the_best_is_found_and_a_student_judged_without_a_monitor(name):
         env=falling(),
         distill={"timing": timing, "states": {"capacity": 64, "batch_size": 8}},
     ).learn(480)
-    assert reborn.distiller.lesson.returned > 0, "what it earned fell"
+    assert reborn.distiller.auxiliary.returned > 0, "what it earned fell"
 
 
 def test_what_sb3_logs_and_callbacks_see_without_a_monitor_is_as_without_us():

@@ -20,9 +20,9 @@ from stable_baselines3 import PPO
 import rlsd
 from rlsd import Constant, ReturnGate, Schedule
 from rlsd.actors import actor_for
-from rlsd.gates import EntropyFloor, Gate, OpenGate, Situation
+from rlsd.gates import EntropyFloor, Gate, GateInput, GateState
 from rlsd.returns import FEWEST
-from rlsd.strength import Adaptive, Control, Dial, Feedback, Relative, Strength
+from rlsd.strength import Adaptive, Coefficient, Controller, Feedback, Relative, Strength
 
 shapes = st.sampled_from(["linear", "cosine", "exponential"])
 
@@ -73,7 +73,7 @@ def test_a_function_is_never_given_less_than_nothing_remaining_though_sb3_ends_p
     assert [schedule.at(remaining) for remaining in (-0.28, 1.28)] == [0.0, 1.0]
     agent = distilled(PPO, distill=config(strength=lambda remaining: remaining)).learn(2 * ROLLOUT + 1)
     assert agent.num_timesteps == 3 * ROLLOUT
-    assert agent.distiller.strength.value == 0.0
+    assert agent.distiller.coefficient.value == 0.0
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "much", None])
@@ -95,7 +95,7 @@ def test_only_a_strength_that_can_never_be_more_than_zero_is_off(strength, off):
 
 def test_a_strength_is_multiplied_by_each_of_its_gates():
     agent = agent_at(0.5, 0.0)
-    dial = Dial(Schedule(4.0, gates=[ReturnGate(margin=0.0, width=1.0), ReturnGate(margin=0.0, width=0.5)]))
+    dial = Coefficient(Schedule(4.0, gates=[ReturnGate(margin=0.0, width=1.0), ReturnGate(margin=0.0, width=0.5)]))
     assert dial.update(agent_at(1.0, 0.0), refreshed=True) == 0.0, "the teacher was just taken"
     agent = agent_at(0.5, 100.0)
     dial.update(agent, refreshed=True)  # the teacher has 100, the range is 0..100
@@ -105,7 +105,7 @@ def test_a_strength_is_multiplied_by_each_of_its_gates():
 
 
 def test_without_gates_the_strength_is_the_schedules():
-    assert Dial(Schedule(4.0)).update(agent_at(0.5), refreshed=False) == 2.0
+    assert Coefficient(Schedule(4.0)).update(agent_at(0.5), refreshed=False) == 2.0
 
 
 class Broken(Strength):
@@ -113,7 +113,7 @@ class Broken(Strength):
         return self.found
 
 
-class BrokenControl(Control):
+class BrokenControl(Controller):
     at = Broken.at
 
 
@@ -122,8 +122,8 @@ def test_a_strength_of_ones_own_that_returns_none_is_an_error_that_names_it(foun
     strength = Broken()
     object.__setattr__(strength, "found", found)
     with pytest.raises(ValueError, match=r"Broken\.at\(0\.25\) must be a number >= 0, got "):
-        Dial(strength).update(agent_at(0.25), refreshed=False)
-    dial = Dial(Constant())
+        Coefficient(strength).update(agent_at(0.25), refreshed=False)
+    dial = Coefficient(Constant())
     dial.control = BrokenControl()
     dial.control.found = found
     with pytest.raises(ValueError, match=r"BrokenControl\.at\(0\.25\) must be a number >= 0, got "):
@@ -132,17 +132,17 @@ def test_a_strength_of_ones_own_that_returns_none_is_an_error_that_names_it(foun
 
 def test_two_agents_with_the_same_answer_have_gates_of_their_own():
     strength = Constant(1.0, gates=[ReturnGate()])
-    one, other = Dial(strength), Dial(strength)
+    one, other = Coefficient(strength), Coefficient(strength)
     one.update(agent_at(1.0, 50.0), refreshed=True)
     assert one.state() != other.state()
 
 
 def test_a_loaded_dial_goes_on_as_the_saved_one():
     strength = Constant(2.0, gates=[ReturnGate(0.0, 1.0), ReturnGate(0.2, 0.5)])
-    original = Dial(strength)
+    original = Coefficient(strength)
     for value, refreshed in ((0.0, False), (100.0, True), (60.0, False)):
         original.update(agent_at(1.0, value), refreshed)
-    loaded = Dial(strength)
+    loaded = Coefficient(strength)
     loaded.load(json.loads(json.dumps(original.state())))
     for value in (40.0, 90.0, 130.0, 20.0):
         agent = agent_at(1.0, value)
@@ -150,12 +150,12 @@ def test_a_loaded_dial_goes_on_as_the_saved_one():
 
 
 def test_the_state_of_another_number_of_gates_is_refused():
-    state = Dial(Constant(1.0, gates=[ReturnGate()])).state()
+    state = Coefficient(Constant(1.0, gates=[ReturnGate()])).state()
     with pytest.raises(ValueError, match="argument"):
-        Dial(Constant(1.0)).load(state)
+        Coefficient(Constant(1.0)).load(state)
 
 
-class Fixed(OpenGate):
+class Fixed(GateState):
     """Weighs states as a test says."""
 
     def __init__(self, weights) -> None:
@@ -166,8 +166,8 @@ class Fixed(OpenGate):
 
 
 def test_what_gates_weigh_state_by_state_is_multiplied():
-    dial = Dial(Constant(1.0))
-    situation = Situation(None, torch.zeros(3, 2), torch.zeros(3, 2))
+    dial = Coefficient(Constant(1.0))
+    situation = GateInput(None, torch.zeros(3, 2), torch.zeros(3, 2))
     assert dial.weights(situation) is None, "1 everywhere"
     dial.per_state = [Fixed(torch.tensor([1.0, 0.5, 0.0])), Fixed(None), Fixed(torch.tensor([0.5, 0.5, 1.0]))]
     assert dial.weights(situation).tolist() == [0.5, 0.25, 0.0]
@@ -175,13 +175,13 @@ def test_what_gates_weigh_state_by_state_is_multiplied():
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1)], ids=str)
 def test_weights_of_another_shape_are_refused_and_not_spread_over_all_states(shape):
-    dial = Dial(Constant(1.0))
+    dial = Coefficient(Constant(1.0))
     dial.per_state = [Fixed(torch.ones(shape))]
     with pytest.raises(ValueError, match=re.escape(f"Fixed.weights must return the shape (3,), got {shape}")):
-        dial.weights(Situation(None, torch.zeros(3, 2), torch.zeros(3, 2)))
+        dial.weights(GateInput(None, torch.zeros(3, 2), torch.zeros(3, 2)))
 
 
-class Stuck(OpenGate):
+class Stuck(GateState):
     """Is open as far as a test says."""
 
     def __init__(self, value) -> None:
@@ -193,14 +193,14 @@ class Stuck(OpenGate):
 
 @pytest.mark.parametrize("value", [math.nan, -0.1, 1.1, None])
 def test_a_gate_that_returns_no_number_from_0_to_1_is_refused(value):
-    dial = Dial(Constant(1.0))
+    dial = Coefficient(Constant(1.0))
     dial.gates = [Stuck(value)]
     with pytest.raises(ValueError, match=re.escape(f"Stuck.update must be a number in [0, 1], got {value}")):
         dial.update(agent_at(1.0), refreshed=False)
 
 
 def test_only_gates_that_decide_state_by_state_are_asked_to():
-    dial = Dial(Constant(1.0, gates=[ReturnGate(), EntropyFloor()]))
+    dial = Coefficient(Constant(1.0, gates=[ReturnGate(), EntropyFloor()]))
     assert dial.per_state == [dial.gates[1]]
 
 
@@ -226,7 +226,7 @@ def fed(divergence: float | None = None, loss: float | None = None, ratio: float
     ],
 )
 def test_an_adaptive_strength_doubles_above_its_target_and_halves_below(divergence, expected):
-    dial = Dial(Adaptive(0.01))
+    dial = Coefficient(Adaptive(0.01))
     assert dial.update(agent_at(1.0), refreshed=False) == 1.0, "the strength at the start"
     dial.control.learn(fed(divergence))
     assert dial.update(agent_at(0.5), refreshed=False) == expected
@@ -274,8 +274,8 @@ def test_an_adaptive_strength_follows_the_divergences_of_a_real_agent(name):
     for target in (1e6, 1e-12):  # never reached, and always passed once the teacher lags
         distill = config(strength=Adaptive(target), teacher=rlsd.Snapshot(every=3 * ROLLOUT))
         agent = distilled(ALL_ALGORITHMS[name], "box", distill=distill).learn(12 * ROLLOUT)
-        values.append(agent.distiller.strength.control.value)
-        assert agent.distiller.strength.state()["control"] == {"value": values[-1]}
+        values.append(agent.distiller.coefficient.control.value)
+        assert agent.distiller.coefficient.state()["control"] == {"value": values[-1]}
     assert values[0] < 0.2
     assert values[1] > 1.0
 
@@ -382,10 +382,10 @@ def test_a_relative_strength_finds_what_it_goes_by_in_every_other_algorithm(name
         distill = config(strength=Relative(of=of), teacher=rlsd.Snapshot(every=2 * ROLLOUT))
         kind = "discrete" if name in ("DQN", "QRDQN") else "multidiscrete" if name == "MaskablePPO" else "box"
         agent = distilled(ALL_ALGORITHMS[name], kind, distill=distill).learn(5 * ROLLOUT)
-        seen = agent.distiller.strength.control.seen
+        seen = agent.distiller.coefficient.control.seen
         assert seen, of
         assert all(own >= 0 and penalty >= 0 for own, penalty in seen)
-        assert agent.distiller.strength.control.value != 1.0, "nothing was learned from the updates"
+        assert agent.distiller.coefficient.control.value != 1.0, "nothing was learned from the updates"
 
 
 def test_the_value_that_is_shown_is_the_one_in_force():
@@ -410,9 +410,9 @@ def test_the_value_that_is_shown_is_the_one_in_force():
 )
 def test_an_agent_whose_strength_follows_its_updates_goes_on_as_if_never_stopped(strength, tmp_path):
     agent = distilled(distill=config(strength=strength)).learn(5 * ROLLOUT)
-    before = agent.distiller.strength.state()
+    before = agent.distiller.coefficient.state()
     check_goes_on_as_if_never_stopped(agent, tmp_path / "saved", 4 * ROLLOUT)
-    assert agent.distiller.strength.state() != before, "nothing was learned after it was saved"
+    assert agent.distiller.coefficient.state() != before, "nothing was learned after it was saved"
 
 
 @given(found=st.lists(st.tuples(losses, divergences, st.floats(0, 10)), max_size=8))
@@ -432,7 +432,7 @@ def test_a_loaded_control_goes_on_as_the_saved_one(found):
 def test_a_strength_asks_its_gates_whether_they_can_work_with_the_agent():
     class Refusing(Gate):
         def build(self):
-            return OpenGate()
+            return GateState()
 
         def check(self, agent, actor):
             raise TypeError("not with me")

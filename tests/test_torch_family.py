@@ -68,8 +68,8 @@ def test_divergence_and_entropy_are_torchs_summed_over_components(make):
     assert family.agreement(flat_p, flat_p).tolist() == [1.0] * 5
     assert family.agreement(flat_p, flat_q).sum() < 5
     assert torch.isfinite(family.values(flat_p)).all()
-    assert torch.isfinite(family.breadth(flat_p)).all()
-    assert ((family.certainty(flat_p) > 0) & (family.certainty(flat_p) < 1)).all()
+    assert torch.isfinite(family.normalized_entropy(flat_p)).all()
+    assert ((family.confidence(flat_p) > 0) & (family.confidence(flat_p) < 1)).all()
 
 
 @every_example
@@ -170,8 +170,8 @@ def test_the_gradient_of_a_beta_policy_is_that_of_the_divergence_of_its_actions(
     agent.learn(32)
     distiller = agent.distiller
     distiller.penalty.begin(agent, 0.5)
-    batch = distiller.replay.next(distiller.teacher)
-    distiller.replay.next = lambda teacher: batch
+    batch = distiller.cache.next(distiller.teacher)
+    distiller.cache.next = lambda teacher: batch
     found = {id(parameter): gradient for parameter, gradient in distiller.penalty.gradients()}
     distiller.penalty.end()
 

@@ -55,7 +55,7 @@ class Actor(ABC):
 
     @abstractmethod
     def optimizer(self, policy: Any) -> Optimizer | None:
-        """Return the optimizer whose steps train what acts, None when no optimizer does."""
+        """Return the optimizer whose steps train the acting module, None when no optimizer does."""
 
     @abstractmethod
     def parameters(self, module: Any, states: Observations) -> Tensor:
@@ -80,7 +80,7 @@ class Actor(ABC):
         return BaseModel.extract_features(module, cast(Any, observations), extractor)
 
     def frozen(self, policy: Any) -> nn.Module:
-        """Return a copy of what acts that acts as it does now, shares no storage and asks for no gradient."""
+        """Return a copy of the acting module that acts as it does now, shares no storage and asks for no gradient."""
         module: Any = self.module(policy)
         return acting_copy(module, (module, policy))
 

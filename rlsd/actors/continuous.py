@@ -18,7 +18,7 @@ from rlsd.observations import Observations
 
 
 class SquashedGaussianActor(Actor):
-    """The way of acting of SAC, TQC and CrossQ: a Gaussian, then a tanh.
+    """The policy of SAC, TQC and CrossQ: a Gaussian, then a tanh.
 
     The parameters are the Gaussian's, before the tanh: it is a bijection, so the divergence is that of the actions.
     """
@@ -60,7 +60,7 @@ class SquashedGaussianActor(Actor):
 
 
 class DeterministicActor(Actor):
-    """The way of acting of TD3 and DDPG: one action a state. Both sides are compared as points."""
+    """The policy of TD3 and DDPG: one action a state. Both sides are compared as points."""
 
     policies = ("stable_baselines3.td3.policies.TD3Policy",)
 

@@ -30,7 +30,7 @@ _FORBIDDEN = -1e8
 
 
 class ActorCritic(Actor):
-    """The way of acting of PPO, A2C and TRPO: an ``ActorCriticPolicy`` with any of its action distributions.
+    """The policy of PPO, A2C and TRPO: an ``ActorCriticPolicy`` with any of its action distributions.
 
     For policies that build their distribution as SB3 does, the parameters come straight from the networks and no
     ``Distribution`` is made. A policy that overrides ``get_distribution``, or that has a distribution of its own, is

@@ -1,4 +1,4 @@
-"""The way of acting of Q-learners: by the values of the actions, whose scale is the task's own."""
+"""The policy of Q-learners: by the values of the actions, whose scale is the task's own."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Plan:
 
     @property
     def judges(self) -> bool:
-        """Whether the evaluations decide who teaches."""
+        """Whether the evaluations decide the teacher."""
         from rlsd import Best
 
         teacher = None if self.distill is None else self.distill.teacher

@@ -1,9 +1,9 @@
 """Acting on one device and training on another.
 
 A policy that trains on a GPU waits for it at every step of a rollout. With ``rollout_device="cpu"`` the agent acts with
-a copy of what acts, whose numbers are brought over in one piece before the rollout. The agent's policy stays where it
-is and stays the agent's: it only passes on what it is asked while a rollout runs, so a callback that saves the agent
-saves the live parameters.
+a copy of the acting module, whose numbers are brought over in one piece before the rollout. The agent's policy stays
+where it is and stays the agent's: it only passes on what it is asked while a rollout runs, so a callback that saves
+the agent saves the live parameters.
 
 Acting on another device rounds otherwise and draws from another generator than acting where one trains. Where both are
 the same device, training is bit-identical to acting without a copy.
@@ -107,7 +107,7 @@ class Mirror:
 
 
 def _tensors(agent: Any, policy: Any) -> list[Tensor]:
-    """Return the numbers of what acts, or of the whole policy where that is not known."""
+    """Return the numbers of the acting module, or of the whole policy where that is not known."""
     try:
         module: nn.Module = actor_for(agent).module(policy)
     except TypeError:

@@ -82,7 +82,7 @@ def _plain(linear: nn.Linear) -> bool:
     )
 
 
-class Pass:
+class MLPBuffers:
     """The way through some layers for batches of one size, in memory that is kept from one batch to the next.
 
     :param layers: the layers.
@@ -160,7 +160,7 @@ _BACKWARD: dict[type[nn.Module] | None, Callable[[Tensor, Tensor], Any] | None] 
 }
 
 
-class Inputs:
+class Preprocessor:
     """From observations as a policy sees them to the flat features of its perceptrons.
 
     :param policy: a policy with a :class:`FlattenExtractor`.

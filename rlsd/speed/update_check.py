@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from rlsd.speed import update_eager, update_hand
 from rlsd.speed.update_blocks import Rollout
-from rlsd.speed.update_hand import Bench, Coefficients, Step
+from rlsd.speed.update_hand import Coefficients, MinibatchWorkspace, Step
 
 #: Of the largest entry: what hand and autograd may differ by when they need not be equal.
 TOLERANCE = 1e-4
@@ -58,7 +58,7 @@ def _compare(agent: Any, coefficients: Coefficients, exact: bool) -> bool:
     return True
 
 
-def _by_autograd(agent: Any, bench: Bench, coefficients: Coefficients) -> list[Tensor]:
+def _by_autograd(agent: Any, bench: MinibatchWorkspace, coefficients: Coefficients) -> list[Tensor]:
     block, policy = bench.block, agent.policy
     x, advantages = block.features, block.advantages[0]
     actions = block.actions[0].squeeze(1) if block.actions.dtype == torch.long else block.actions[0]

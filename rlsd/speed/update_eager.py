@@ -15,7 +15,7 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlsd.speed.update_figures import Figures, refuse_nan, report_early_stop
+from rlsd.speed.update_metrics import Figures, refuse_nan, report_early_stop
 
 
 def train(agent: Any, clip_range: float, clip_range_vf: float | None) -> Figures:

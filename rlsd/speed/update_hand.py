@@ -21,17 +21,17 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from rlsd.speed.adam import FlatAdam, can_flatten
-from rlsd.speed.mlp import Inputs, Layer, Pass, is_standard, layers_of
+from rlsd.speed.mlp import Layer, MLPBuffers, Preprocessor, is_standard, layers_of
 from rlsd.speed.update_blocks import Block, Rollout, Row
-from rlsd.speed.update_figures import Figures, refuse_nan, report_early_stop
 from rlsd.speed.update_heads import DiscreteHead, GaussianHead, Head
+from rlsd.speed.update_metrics import Figures, refuse_nan, report_early_stop
 
 #: Transitions up to which several epochs' figures wait for each other.
 _TOGETHER = 2**13
 #: Inputs up to which it pays: beyond, matrix products take the time, and weights and moments kept once more the memory.
 _WIDEST = 4096
 
-_WORKSPACES: WeakKeyDictionary[ActorCriticPolicy, Workspace] = WeakKeyDictionary()
+_WORKSPACES: WeakKeyDictionary[ActorCriticPolicy, UpdateBuffers] = WeakKeyDictionary()
 
 
 class Coefficients(NamedTuple):
@@ -44,10 +44,10 @@ class Coefficients(NamedTuple):
     max_norm: float
 
 
-class Bench:
+class MinibatchWorkspace:
     """One block of minibatches and all that works on it."""
 
-    def __init__(self, block: Block, actor: Pass, critic: Pass, head: Head) -> None:
+    def __init__(self, block: Block, actor: MLPBuffers, critic: MLPBuffers, head: Head) -> None:
         self.block, self.actor, self.critic, self.head = block, actor, critic, head
         size = block.size
         self.values = critic.outputs[-1].view(-1).numpy()
@@ -57,7 +57,7 @@ class Bench:
         self.keep = np.empty(size, np.bool_)
 
 
-class Workspace:
+class UpdateBuffers:
     """The memory for one policy's updates, kept from one to the next."""
 
     def __init__(self, agent: Any, quick: bool) -> None:
@@ -68,7 +68,7 @@ class Workspace:
         place = {id(p): view for p, view in zip(self.adam.parameters, self.adam.gradients, strict=True)}
         actor, critic = _towers(policy)
         assert actor is not None and critic is not None
-        self.inputs = Inputs(policy)
+        self.inputs = Preprocessor(policy)
 
         def places(layers: list[Layer]) -> list[tuple[Tensor, Tensor]]:
             return [(place[id(layer.weight)], place[id(layer.bias)]) for layer in layers]
@@ -88,7 +88,9 @@ class Workspace:
                     if gaussian
                     else DiscreteHead(block, actor[-1].outputs, quick)
                 )
-                self.benches.append(Bench(block, Pass(actor, size, quick), Pass(critic, size, quick), head))
+                self.benches.append(
+                    MinibatchWorkspace(block, MLPBuffers(actor, size, quick), MLPBuffers(critic, size, quick), head)
+                )
 
     def bind(self) -> None:
         """Take up where the parameters lie now."""
@@ -107,7 +109,7 @@ class Workspace:
             for bench in self.benches:
                 bench.block.rollout = None
 
-    def epoch(self, total: int, number: int, normalize: bool) -> Iterator[tuple[Bench, list[Row]]]:
+    def epoch(self, total: int, number: int, normalize: bool) -> Iterator[tuple[MinibatchWorkspace, list[Row]]]:
         """Draw an order from numpy's global generator, as SB3 does, and give the minibatches in it."""
         order = torch.from_numpy(np.random.permutation(total))  # noqa: NPY002
         start = 0
@@ -150,12 +152,12 @@ def workspace_key(agent: Any, quick: bool) -> tuple[Any, ...]:
     )
 
 
-def workspace_of(agent: Any, quick: bool) -> Workspace:
+def workspace_of(agent: Any, quick: bool) -> UpdateBuffers:
     """Return the workspace for an agent's policy."""
     policy = agent.policy
     found = _WORKSPACES.get(policy)
     if found is None or found.key != workspace_key(agent, quick) or not found.adam.fits(policy.optimizer):
-        found = _WORKSPACES[policy] = Workspace(agent, quick)
+        found = _WORKSPACES[policy] = UpdateBuffers(agent, quick)
     return found
 
 
@@ -194,7 +196,7 @@ def train(agent: Any, coefficients: Coefficients, quick: bool) -> Figures:
     return figures
 
 
-def evaluate(bench: Bench, row: Row, coefficients: Coefficients) -> None:
+def evaluate(bench: MinibatchWorkspace, row: Row, coefficients: Coefficients) -> None:
     """Run the networks on a minibatch, up to the clipped objective of each sample."""
     features = row.features
     bench.head.log_prob(row, bench.actor.forward(features))
@@ -228,7 +230,7 @@ class Step:
         told = any(p._post_accumulate_grad_hooks for p in adam.parameters)
         self._armed = told or "zero_grad" in self._optimizer.__dict__
 
-    def __call__(self, space: Workspace, bench: Bench, row: Row) -> None:
+    def __call__(self, space: UpdateBuffers, bench: MinibatchWorkspace, row: Row) -> None:
         """Make one, for a minibatch just evaluated."""
         adam = self._adam
         if not self._armed:
@@ -260,7 +262,7 @@ class Step:
             torch._foreach_copy_(laid, places)
         adam.step()
 
-    def differentiate(self, space: Workspace, bench: Bench, row: Row) -> None:
+    def differentiate(self, space: UpdateBuffers, bench: MinibatchWorkspace, row: Row) -> None:
         """Write the gradient of a minibatch just evaluated."""
         entropy = np.float32(self._coefficients.entropy) / np.float32(bench.block.size)
         self._slope_of_log_probs(bench, row)
@@ -268,7 +270,7 @@ class Step:
         self._slope_of_values(bench, row)
         bench.critic.backward(bench.critic_slope, space.into_critic)
 
-    def _slope_of_log_probs(self, bench: Bench, row: Row) -> None:
+    def _slope_of_log_probs(self, bench: MinibatchWorkspace, row: Row) -> None:
         slope, keep = bench.slope, bench.keep
         # Where the clipped objective is the smaller one, the ratio was clipped and the gradient ends there.
         np.less_equal(row.plain, row.clipped, keep)
@@ -281,7 +283,7 @@ class Step:
                 slope[keep] *= np.float32(0.5)
         np.multiply(slope, row.ratios_array, slope)
 
-    def _slope_of_values(self, bench: Bench, row: Row) -> None:
+    def _slope_of_values(self, bench: MinibatchWorkspace, row: Row) -> None:
         slope = bench.value_slope
         np.subtract(row.values, row.returns, slope)
         slope *= np.float32(2.0 / bench.block.size)
@@ -310,7 +312,7 @@ def _approx_kl(log_probs: Tensor, old: Tensor) -> Tensor:
     return ((torch.exp(log_ratio) - 1) - log_ratio).mean(-1)
 
 
-def _note(figures: Figures, bench: Bench, count: int, coefficients: Coefficients) -> np.ndarray:
+def _note(figures: Figures, bench: MinibatchWorkspace, count: int, coefficients: Coefficients) -> np.ndarray:
     """Take the figures of a block's first ``count`` minibatches; return their approximate divergences."""
     block = bench.block
     policy = -torch.minimum(block.plain[:count], block.clipped[:count]).mean(1)

@@ -35,7 +35,7 @@ class _Off:
         self.before: bool = __debug__
 
     def count(self, users: int = 0, needing: int = 0) -> None:
-        """Take note of some more or fewer, and switch the checks accordingly."""
+        """Record some more or fewer, and switch the checks accordingly."""
         with self.lock:
             if self.users == 0:
                 self.before = Distribution._validate_args

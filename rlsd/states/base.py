@@ -86,7 +86,7 @@ class StateStore:
         """Return all slots that hold a state, in rising order."""
         return np.arange(self.count)
 
-    def renewed(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def after_draw(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the slots whose states changed as a minibatch was drawn, and those that will be drawn in this update.
 
         Asked only where :attr:`ahead` is not set.
@@ -144,7 +144,7 @@ class StateStore:
         return {"count": self.count, "rejected": self.rejected, "generator": self._generator.bit_generator.state}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:
-        """Take up what :meth:`tensors` and :meth:`state` returned.
+        """Load what :meth:`tensors` and :meth:`state` returned.
 
         :return: whether some begin anew instead, as where an agent was loaded with fewer environments and its buffer is
             smaller; else all lie in the slots that they were saved from.

@@ -40,7 +40,7 @@ class EpisodeStore(ReservoirStore):
         return slots
 
     def divide(self, episode: int, task: int) -> None:
-        """Take note that from an episode on the agent was at another task.
+        """Called when from an episode on the agent was at another task.
 
         :param episode: its number.
         :param task: which; tasks are numbered from 0.

@@ -106,7 +106,7 @@ class RolloutMinibatchStore(StateStore):
         drawn: np.ndarray = self._held[super().draw(batches)]
         return drawn
 
-    def renewed(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def after_draw(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return that none changed, and the first time that all will be drawn: their targets are made in one pass."""
         first, self._prepared = not self._prepared, True
         return slots[:0], self._held if first else slots
@@ -177,7 +177,7 @@ class ReplayMinibatchStore(ReplayBufferStore):
             return super().draw(batches)
         return np.arange(len(next(iter(self._current.values()))))[None]
 
-    def renewed(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def after_draw(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return all of them twice: another minibatch lies there now."""
         return slots[0], slots
 

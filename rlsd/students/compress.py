@@ -25,10 +25,10 @@ from rlsd.observations import as_items, with_context
 from rlsd.rng import own_generator, private_numbers
 from rlsd.sources import ReplaySource
 from rlsd.states import Reservoir, StateStore
-from rlsd.students.fresh import search_around
-from rlsd.students.gathering import Walk, shaped
+from rlsd.students.collection import DaggerCollector, shaped
 from rlsd.students.imitation import imitate
-from rlsd.students.tutoring import Comparison, Tutor
+from rlsd.students.imitation_loss import Demonstrator, ImitationLoss
+from rlsd.students.initialization import search_around
 from rlsd.wrapping import plain
 
 #: Sets the random stream apart from every other that is made from the same seed ("comp" in ASCII).
@@ -101,7 +101,7 @@ def compress(
     generator = own_generator(seed, _STREAM)
     place, reason = _environment(agent, env)
     student = _small(agent, dict(policy_kwargs), seed, place, generator)
-    comparison = Comparison(Tutor(agent, actor), KL(), value_weight, generator)
+    comparison = ImitationLoss(Demonstrator(agent, actor), KL(), value_weight, generator)
     arguments = (learning_rate, batch_size, generator)
 
     store, missing = _states(agent, actor, states, seed)
@@ -110,7 +110,7 @@ def compress(
             raise ValueError(
                 f"states must be gathered in the agent's environment, but {reason}: pass env=... or states"
             )
-        walk, in_between = Walk(place, actor, store), steps // 2 // max(rounds - 1, 1)
+        walk, in_between = DaggerCollector(place, actor, store), steps // 2 // max(rounds - 1, 1)
         walk.go(agent, -(-missing // rounds), generator)
         for _ in range(rounds - 1):
             imitate(student.policy, comparison, store, max(in_between, 1), *arguments)

@@ -8,13 +8,13 @@ from torch import nn
 
 from rlsd.rng import private_numbers
 from rlsd.states import StateStore
-from rlsd.students.fresh import align_targets, trained_parameters
-from rlsd.students.tutoring import Comparison
+from rlsd.students.imitation_loss import ImitationLoss
+from rlsd.students.initialization import align_targets, trained_parameters
 
 
 def imitate(
     policy: nn.Module,
-    comparison: Comparison,
+    comparison: ImitationLoss,
     store: StateStore,
     steps: int,
     learning_rate: float,

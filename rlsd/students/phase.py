@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from rlsd.actors import algorithm_name
 from rlsd.chunks import Pace
 from rlsd.config import integer, number
-from rlsd.deposit import acting_as_evaluated
-from rlsd.gates import Situation
+from rlsd.gates import GateInput
+from rlsd.injection import eval_mode
 from rlsd.memory import check_states
 from rlsd.observations import Normalization, Observations, as_array
 from rlsd.optimizers import load_state, state_tensors
@@ -25,13 +25,13 @@ from rlsd.sources import context_bytes
 from rlsd.strength import Feedback
 from rlsd.students.rollouts import RETURN_BYTES, Rollouts
 from rlsd.teachers import SnapshotTeacher
-from rlsd.timing import Lesson, Timing
+from rlsd.timing import AuxiliaryTraining, Timing
 
 #: Sets the phase's random stream apart from every other that is made from the agent's seed ("phas" in ASCII).
 _STREAM = 0x70686173
 
 
-class Phases(Lesson):
+class Phases(AuxiliaryTraining):
     """The phases of one agent.
 
     :param answer: how often and how long.
@@ -41,7 +41,7 @@ class Phases(Lesson):
     :raises ValueError: when the rollouts would not fit in memory.
     """
 
-    watches = True
+    observes = True
 
     def __init__(self, answer: Phase, distiller: Any, agent: Any) -> None:
         policy, name = agent.policy, algorithm_name(agent)
@@ -71,17 +71,17 @@ class Phases(Lesson):
         self.phases = 0
         self._figures: dict[str, float] = {"phase_kl": 0.0, "phase_value_loss": 0.0, "phase_aux_loss": 0.0}
 
-    def met(self, agent: Any, states: Mapping[str, np.ndarray]) -> None:
+    def observe_states(self, agent: Any, states: Mapping[str, np.ndarray]) -> None:
         """Keep a rollout's raw states with the buffer's value targets; before the update flattens the buffer."""
-        if self._distiller.strength.strength.off:
+        if self._distiller.coefficient.strength.off:
             return
         refused = self.rollouts.add(states, as_array(agent.rollout_buffer.returns).reshape(-1))
         if not self._distiller.stores:  # else they were counted there
             self._distiller.penalty.dropped += refused
 
     def after(self, agent: BaseAlgorithm, update: Callable[[], None]) -> None:  # noqa: D102
-        dial, teacher = self._distiller.strength, self._distiller.teacher
-        if dial.strength.off:
+        coefficient, teacher = self._distiller.coefficient, self._distiller.teacher
+        if coefficient.strength.off:
             return
         self.updates += 1
         if self.updates < self.answer.every_rollouts:
@@ -89,8 +89,8 @@ class Phases(Lesson):
         self.updates = 0
         if type(teacher) is SnapshotTeacher:  # not those made from it, which decide for themselves when they change
             teacher.take(agent)
-        if self.rollouts.count and teacher.ready and dial.value > 0.0:
-            self._run(agent, dial.value)
+        if self.rollouts.count and teacher.ready and coefficient.value > 0.0:
+            self._run(agent, coefficient.value)
             self.phases += 1
             teacher.restart(agent)
         self.rollouts.clear()
@@ -101,20 +101,20 @@ class Phases(Lesson):
         every = np.arange(self.rollouts.count)
         rows = Pace().joined(lambda some: teacher.ask(self.rollouts.pick(some)), every)
         holds = None
-        if teacher.selects:
-            holds = Pace().joined(lambda some: teacher.hold(self.rollouts.pick(some)), every)
+        if teacher.per_state:
+            holds = Pace().joined(lambda some: teacher.hold_weight(self.rollouts.pick(some)), every)
             teacher.held(holds)
-        weights = None if holds is None else teacher.weigh(holds, rows[:, :size])
+        weights = None if holds is None else teacher.loss_weight(holds, rows[:, :size])
         normalization = Normalization.of(agent)
         modules = [*self._distiller.actor.module(agent.policy).modules(), self.head]
-        bound = getattr(agent, "max_grad_norm", None) or self._distiller.strength.strength.bound
+        bound = getattr(agent, "max_grad_norm", None) or self._distiller.coefficient.strength.bound
         sums: list[Tensor] = []
-        with acting_as_evaluated(modules), torch.enable_grad():
+        with eval_mode(modules), torch.enable_grad():
             for _ in range(self.answer.epochs):
                 order = torch.from_numpy(self._generator.permutation(self.rollouts.count)).to(rows.device)
                 for index in order.split(self.answer.batch_size):
                     raw, row = self.rollouts.states(index), rows[index]
-                    taught = Situation(
+                    taught = GateInput(
                         self._distiller.actor.family,
                         row[:, :size],
                         row[:, :size],
@@ -130,7 +130,7 @@ class Phases(Lesson):
         self._report(torch.stack(sums).mean(0))
 
     def terms(
-        self, agent: Any, seen: Observations, taught: Situation, returns: Tensor, weights: Tensor | None = None
+        self, agent: Any, seen: Observations, taught: GateInput, returns: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Return the means of D, of ``(V_aux - V_targ)**2`` and of ``(V - V_targ)**2``, in this order.
 
@@ -147,10 +147,10 @@ class Phases(Lesson):
         loss = config.divergence(actor.family, taught.teacher, student)
         if config.divergence.value_weight and values is not None and taught.teacher_values is not None:
             loss = loss + config.divergence.value_weight * (taught.teacher_values - values).square()
-        if self._distiller.strength.per_state:
+        if self._distiller.coefficient.per_state:
             seen_values = None if values is None else values.detach()
             situation = taught._replace(student=student.detach(), student_values=seen_values)
-            gates = self._distiller.strength.weights(situation)
+            gates = self._distiller.coefficient.weights(situation)
             loss = loss if gates is None else loss * gates
         loss = loss if weights is None else loss * weights
         aux = (self.head(latent).squeeze(-1) - returns).square().mean()
@@ -171,7 +171,7 @@ class Phases(Lesson):
     def _report(self, means: Tensor) -> None:
         divergence, aux, own = means.tolist()
         self._figures = {"phase_kl": divergence, "phase_aux_loss": aux, "phase_value_loss": own}
-        control = self._distiller.strength.control
+        control = self._distiller.coefficient.control
         if control is not None:
             control.learn(Feedback(divergence, None, None))
 
@@ -258,5 +258,5 @@ class Phase(Timing, name="phase"):
     def weight(self, step: int) -> int:  # noqa: D102
         return 0
 
-    def build(self, distiller: Any, agent: BaseAlgorithm) -> Lesson:  # noqa: D102
+    def build(self, distiller: Any, agent: BaseAlgorithm) -> AuxiliaryTraining:  # noqa: D102
         return Phases(self, distiller, agent)

@@ -17,19 +17,19 @@ from rlsd.config import choice, integer, number
 from rlsd.optimizers import forget, load_state, optimizers_of, state_tensors
 from rlsd.rng import own_generator
 from rlsd.strength import Strength
-from rlsd.students.companion import Companion
-from rlsd.students.fresh import KINDS, new_student, search_around
 from rlsd.students.imitation import imitate
-from rlsd.students.probation import Probation
-from rlsd.students.tutoring import Comparison, Tutor
+from rlsd.students.imitation_loss import Demonstrator, ImitationLoss
+from rlsd.students.initialization import KINDS, new_student, search_around
+from rlsd.students.parallel import ParallelStudent
+from rlsd.students.rollback import RollbackGuard
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
-from rlsd.timing import Lesson, Timing
+from rlsd.timing import AuxiliaryTraining, Timing
 
 #: Sets the students' random stream apart from every other that is made from the agent's seed ("born" in ASCII).
 _STREAM = 0x626F726E
 
 
-class Rebirths(Lesson):
+class PolicyReset(AuxiliaryTraining):
     """The rebirths of one agent.
 
     :param answer: when, how, and on what conditions.
@@ -42,9 +42,9 @@ class Rebirths(Lesson):
         _check(answer, distiller, agent)
         self.answer, self._distiller = answer, distiller
         self._generator = own_generator(agent.seed, _STREAM)
-        self.probation = Probation(answer.episodes, answer.tolerance, distiller.ended)
+        self.probation = RollbackGuard(answer.episodes, answer.tolerance, distiller.ended)
         #: The student that learns beside the agent, None when there is none.
-        self.companion: Companion | None = None
+        self.companion: ParallelStudent | None = None
         #: The agent's environment steps when the latest rebirth began.
         self.began: int = distiller.clock.steps(agent)
         self.rebirths, self.refused, self.returned = 0, 0, 0
@@ -52,7 +52,7 @@ class Rebirths(Lesson):
         self._scale = 1.0  # of the values that a companion learns
 
     def after(self, agent: BaseAlgorithm, update: Callable[[], None]) -> None:  # noqa: D102
-        if self._distiller.strength.strength.off:
+        if self._distiller.coefficient.strength.off:
             return
         self._judge(agent)
         now = self._distiller.clock.steps(agent)
@@ -61,7 +61,7 @@ class Rebirths(Lesson):
         elif not self.probation.on and self._distiller.states.count and now - self.began >= self.answer.every:
             self.began = now
             if self.answer.mode == "parallel":
-                self.companion = Companion(self._student(agent))
+                self.companion = ParallelStudent(self._student(agent))
                 comparison = self._comparison(agent)
                 comparison.calibrate(self._distiller.states)
                 self._scale = comparison.scale
@@ -92,8 +92,8 @@ class Rebirths(Lesson):
             self.returned += 1
         self.probation.end()
 
-    def _accompany(self, agent: BaseAlgorithm, update: Callable[[], None], companion: Companion) -> None:
-        answer, strength = self.answer, self._distiller.strength
+    def _accompany(self, agent: BaseAlgorithm, update: Callable[[], None], companion: ParallelStudent) -> None:
+        answer, strength = self.answer, self._distiller.coefficient
         comparison = self._comparison(agent)
         done = (self._distiller.clock.steps(agent) - self.began) / answer.over
         comparison.scale = self._scale
@@ -131,9 +131,9 @@ class Rebirths(Lesson):
         take_over(agent, student, with_optimizers=not learned)
         self._distiller.teacher.restart(agent)
 
-    def _comparison(self, agent: BaseAlgorithm) -> Comparison:
-        tutor = Tutor(agent, self._distiller.actor, self._distiller.teacher)
-        return Comparison(tutor, self._distiller.config.divergence, self.answer.value_weight, self._generator)
+    def _comparison(self, agent: BaseAlgorithm) -> ImitationLoss:
+        tutor = Demonstrator(agent, self._distiller.actor, self._distiller.teacher)
+        return ImitationLoss(tutor, self._distiller.config.divergence, self.answer.value_weight, self._generator)
 
     def figures(self) -> dict[str, float]:  # noqa: D102
         return {
@@ -167,7 +167,7 @@ class Rebirths(Lesson):
             parts[part][rest] = tensor
         self.probation.load(agent, parts["old"], state["probation"])
         if state["student"] is not None:
-            self.companion = Companion(new_student(agent, self._generator))
+            self.companion = ParallelStudent(new_student(agent, self._generator))
             self.companion.load(parts["student"], state["student"])
         self.began = int(state["began"])
         if "steps" in state:  # saved when rebirths counted from 0, where the agent's steps were ``seen``
@@ -308,5 +308,5 @@ class Reborn(Timing, name="reborn"):
     def weight(self, step: int) -> int:  # noqa: D102
         return 0
 
-    def build(self, distiller: Any, agent: BaseAlgorithm) -> Lesson:  # noqa: D102
-        return Rebirths(self, distiller, agent)
+    def build(self, distiller: Any, agent: BaseAlgorithm) -> AuxiliaryTraining:  # noqa: D102
+        return PolicyReset(self, distiller, agent)

@@ -71,7 +71,7 @@ class Rollouts:
         return kept | {_RETURNS: self._returns[: self.count]}
 
     def load(self, tensors: Mapping[str, Tensor], most: int) -> None:
-        """Take up what :meth:`tensors` returned, of more than ``most`` states the newest.
+        """Load what :meth:`tensors` returned, of more than ``most`` states the newest.
 
         :raises ValueError: when states and returns are not as many.
         """

@@ -1,6 +1,6 @@
 """Who teaches? The answers to the first question, a file each."""
 
-from rlsd.teachers.base import Teacher, Teaching, Wants
+from rlsd.teachers.base import TargetSpec, Teacher, TeacherConfig
 from rlsd.teachers.best import Best, BestTeacher
 from rlsd.teachers.cascade import Cascade, CascadeTeacher
 from rlsd.teachers.ema import Ema, EmaTeacher
@@ -39,7 +39,7 @@ __all__ = [
     "SnapshotTeacher",
     "Stored",
     "StoredTeacher",
+    "TargetSpec",
     "Teacher",
-    "Teaching",
-    "Wants",
+    "TeacherConfig",
 ]

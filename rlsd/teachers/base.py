@@ -20,7 +20,7 @@ from rlsd.returns import Episodes
 
 
 @dataclass(frozen=True)
-class Wants:
+class TargetSpec:
     """What is wanted of a teacher besides the parameters of its action distribution.
 
     :param value: the critic's value of each state.
@@ -46,17 +46,17 @@ class Teacher(ABC):
     """
 
     #: What is wanted of it; the distiller says so before it first asks.
-    wants = Wants()
+    wants = TargetSpec()
     #: Whether a state's target is computed when the state enters the store, by the teacher of that moment. Else when it
     #: is first drawn after the teacher changed, so that states never drawn cost nothing.
     eager = False
-    #: Whether it decides state by state, in :meth:`hold`, which are held at the target that they have. Else every
-    #: state is held, and its target made anew when the teacher changes.
-    selects = False
+    #: Whether it decides state by state, in :meth:`hold_weight`, which are held at the target that they have. Else
+    #: every state is held, and its target made anew when the teacher changes.
+    per_state = False
     #: The weight in the loss of states that are not held at all.
-    floor = 0.0
+    min_weight = 0.0
     #: Whether it is shown all states that the agent meets.
-    watches = False
+    observes = False
 
     #: Whether it must know of which episode each stored state is.
     episodic = False
@@ -129,18 +129,18 @@ class Teacher(ABC):
         return rows
 
     def restart(self, agent: BaseAlgorithm) -> None:  # noqa: B027 - most are of no weights but those of one moment
-        """Take note that the agent's weights are others than its updates made: a student's, or those of a phase.
+        """Called when the agent's weights are others than its updates made: a student's, or those of a phase.
 
         What averages the agent's weights begins anew, since those of before have nothing in common with them.
         """
 
-    def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:  # noqa: B027 - most do not care
-        """Take note of raw states that the agent has just met, ``(n, *shape)`` by key, where :attr:`watches` is set.
+    def observe_states(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:  # noqa: B027 - most do not care
+        """Record raw states that the agent has just met, ``(n, *shape)`` by key, where :attr:`observes` is set.
 
         Called before :meth:`refresh`.
         """
 
-    def study(self, store: Any) -> np.ndarray | None:
+    def prepare(self, store: Any) -> np.ndarray | None:
         """Look at the store of states before an update; called when states and teacher are up to date.
 
         :return: slots of the store whose targets are to be brought up to date at once, None for none.
@@ -148,28 +148,28 @@ class Teacher(ABC):
         return None
 
     @property
-    def idle(self) -> bool:
+    def inactive(self) -> bool:
         """Whether there is nothing to hold the student to at present, so that an update need not look for it."""
         return False
 
-    def hold(self, observations: Observations) -> Tensor:
-        """Return how firmly the student is held on some raw states, ``(batch,)`` in 0..1; see :attr:`selects`.
+    def hold_weight(self, observations: Observations) -> Tensor:
+        """Return how firmly the student is held on some raw states, ``(batch,)`` in 0..1; see :attr:`per_state`.
 
         Above 0 the target stays as it is, elsewhere it is made anew.
         """
         raise NotImplementedError
 
     def held(self, holds: Tensor) -> None:  # noqa: B027 - most do not look back
-        """Take note of how firmly the student is held on all states of a draw: :meth:`hold` sees a few at a time."""
+        """Record how firmly the student is held on all states of a draw: :meth:`hold_weight` sees a few at a time."""
 
     def hold_stored(self, store: Any, slots: np.ndarray) -> Tensor:
-        """Return :meth:`hold` of the states in some slots of the store."""
-        return self.hold(store.pick(slots))
+        """Return :meth:`hold_weight` of the states in some slots of the store."""
+        return self.hold_weight(store.pick(slots))
 
-    def weigh(self, holds: Tensor, targets: Tensor) -> Tensor:
+    def loss_weight(self, holds: Tensor, targets: Tensor) -> Tensor:
         """Return what some states weigh in the loss, ``(batch,)``.
 
-        :param holds: how firmly the student is held on each, ``(batch,)``, as :meth:`hold` returned it.
+        :param holds: how firmly the student is held on each, ``(batch,)``, as :meth:`hold_weight` returned it.
         :param targets: the parameters of their distributions, ``(batch, size)``.
         """
         return holds
@@ -187,13 +187,13 @@ class Teacher(ABC):
         return {"version": self.version, "refreshed_at": self.refreshed_at}
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`tensors` and :meth:`state` returned."""
+        """Load what :meth:`tensors` and :meth:`state` returned."""
         self.version, self.refreshed_at = int(state["version"]), state["refreshed_at"]
 
 
 @dataclass(frozen=True)
-class Teaching(Answer, question="teacher"):
-    """A choice of who teaches."""
+class TeacherConfig(Answer, question="teacher"):
+    """A choice of the teacher."""
 
     @abstractmethod
     def build(self, actor: Actor) -> Teacher:

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlsd.actors import Actor
 from rlsd.config import checked_number, choice, integer
 from rlsd.returns import mean_and_error
-from rlsd.teachers.base import Teaching
+from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.snapshot import SnapshotTeacher
 
@@ -119,7 +119,7 @@ def marked(returns: list[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Best(Teaching, name="best"):
+class Best(TeacherConfig, name="best"):
     """The best policy so far, as in Self-Imitation and Dual Policy Distillation's peer that is ahead.
 
     A candidate is frozen, and only episodes that *end after that* count toward its mark, their mean return less its

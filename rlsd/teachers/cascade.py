@@ -16,7 +16,7 @@ from rlsd.chunks import Pace
 from rlsd.config import integer, number
 from rlsd.distributions import Family
 from rlsd.observations import Observations
-from rlsd.teachers.base import Teaching
+from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.joined import JoinedTeacher
 
@@ -131,7 +131,7 @@ class CascadeTeacher(JoinedTeacher):
         numbers = range(2, self.answer.n + 1)
         return [k for k in numbers if self.version % max(round(self.answer.omega ** (k - 2)), 1) == 0]
 
-    def study(self, store: Any) -> None:
+    def prepare(self, store: Any) -> None:
         """Train the hidden policies whose turn it is, all on the same states and from the policies of before."""
         due = self.due()
         if not due or store.count == 0:
@@ -176,7 +176,7 @@ class CascadeTeacher(JoinedTeacher):
 
 
 @dataclass(frozen=True)
-class Cascade(Teaching, name="cascade"):
+class Cascade(TeacherConfig, name="cascade"):
     """Policy consolidation (Kaplanis et al. 2019): a chain of policies, each slower than the one before.
 
     The live policy ``pi_1`` pays ``beta * KL(pi_1 || pi_1_old) + omega_12 * KL(pi_1 || pi_2_old)``, where old is as of

@@ -88,7 +88,7 @@ class Discriminator:
         )
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what :meth:`tensors` returned."""
+        """Load what :meth:`tensors` returned."""
         found = tensors["weights"]
         if found.shape != self.weights.shape:
             raise ValueError(f"the saved discriminator has {found.numel()} weights, not {self.weights.numel()}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlsd.actors import Actor
 from rlsd.config import integer, number
 from rlsd.observations import Normalization
-from rlsd.teachers.base import Teaching
+from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen_policy import named_tensors
 from rlsd.teachers.snapshot import SnapshotTeacher
 
@@ -62,7 +62,7 @@ class EmaTeacher(SnapshotTeacher):
 
 
 @dataclass(frozen=True)
-class Ema(Teaching, name="ema"):
+class Ema(TeacherConfig, name="ema"):
     """A moving average of the policy's weights, as in PPO-EWMA (Hilton et al. 2021) and Mean Teacher.
 
     Debiased: ``w <- decay * w + 1; average <- average + (policy - average) / w``, so that the first policies do not

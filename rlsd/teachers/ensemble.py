@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlsd.actors import Actor
 from rlsd.config import integer
-from rlsd.teachers.base import Teaching
+from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.joined import JoinedTeacher
 
@@ -57,7 +57,7 @@ class EnsembleTeacher(JoinedTeacher):
 
 
 @dataclass(frozen=True)
-class Ensemble(Teaching, name="ensemble"):
+class Ensemble(TeacherConfig, name="ensemble"):
     """The latest copies of the policy teach together: their mixture, or for the reverse KL their product.
 
     What they agree on is held firmly, what changed from one to the next loosely. A gate may look at how far they

@@ -17,9 +17,9 @@ from rlsd.chunks import Pace
 from rlsd.distributions import Categorical, Family, QValues
 from rlsd.observations import Observations, as_items, split_context, with_context
 from rlsd.plain import shown
-from rlsd.teachers.base import Teacher, Teaching
-from rlsd.teachers.donor import Donor
+from rlsd.teachers.base import Teacher, TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy
+from rlsd.teachers.packed_policy import PackedPolicy
 
 #: Stored states on which the scale of a Q-learner's values is taken.
 _SAMPLE = 256
@@ -33,7 +33,7 @@ class FrozenTeacher(Teacher):
     def __init__(self, actor: Actor, answer: Frozen) -> None:
         super().__init__(actor)
         self.answer = answer
-        self.donor: Donor | None = None
+        self.donor: PackedPolicy | None = None
         self.frozen: FrozenPolicy | None = None
         self.tau: float | None = None  # of a Q-learner that teaches a policy of probabilities
 
@@ -47,9 +47,9 @@ class FrozenTeacher(Teacher):
                 f"the teacher was an agent in memory, {self.answer.agent}, and only agents saved with it hold it: "
                 "pass rlsd.Frozen(agent=...) or a path"
             )
-        self._take(agent, self.answer.agent or Donor.read(self.answer.path, self.answer.vecnormalize))
+        self._take(agent, self.answer.agent or PackedPolicy.read(self.answer.path, self.answer.vecnormalize))
 
-    def _take(self, agent: BaseAlgorithm, donor: Donor) -> None:
+    def _take(self, agent: BaseAlgorithm, donor: PackedPolicy) -> None:
         frozen, built = donor.unpack(agent.device)
         theirs = (built.observation_space, built.action_space)
         mine = (agent.observation_space, agent.action_space)
@@ -78,7 +78,7 @@ class FrozenTeacher(Teacher):
         self.version, self.refreshed_at = 1, self.clock.steps(agent)
         return True
 
-    def study(self, store: Any) -> None:
+    def prepare(self, store: Any) -> None:
         """Take the scale of a Q-learner's values, once."""
         if self.tau is not None or not self._translates or store.count == 0:
             return
@@ -130,7 +130,7 @@ class FrozenTeacher(Teacher):
         super().load(agent, tensors, state)
         self.tau = state["tau"]
         if tensors:
-            self._take(agent, Donor.from_tensors(str(state["name"]), tensors))
+            self._take(agent, PackedPolicy.from_tensors(str(state["name"]), tensors))
 
 
 def _translated(theirs: Family, mine: Family) -> bool:
@@ -162,16 +162,16 @@ def _path(key: str, value: Any) -> str:
     return os.fspath(value)
 
 
-def _agent(key: str, value: Any) -> Donor | str | None:
+def _agent(key: str, value: Any) -> PackedPolicy | str | None:
     if isinstance(value, BaseAlgorithm):
-        return Donor.of(value)
-    if value is None or isinstance(value, (Donor, str)):
+        return PackedPolicy.of(value)
+    if value is None or isinstance(value, (PackedPolicy, str)):
         return value or None
     raise ValueError(f"{key} must be an SB3 agent, got {shown(value)}")
 
 
 @dataclass(frozen=True)
-class Frozen(Teaching, name="frozen"):
+class Frozen(TeacherConfig, name="frozen"):
     """Another trained agent: ``rlsd.Frozen("teacher.zip")`` or ``rlsd.Frozen(agent=teacher)``.
 
     Its network, feature extractor and algorithm may be others, not its spaces. It must act by the same family of
@@ -202,7 +202,7 @@ class Frozen(Teaching, name="frozen"):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as plain data; of an agent only its name."""
-        name = self.agent.name if isinstance(self.agent, Donor) else self.agent
+        name = self.agent.name if isinstance(self.agent, PackedPolicy) else self.agent
         return super().to_dict() | {"agent": name}
 
     def build(self, actor: Actor) -> FrozenTeacher:  # noqa: D102

@@ -15,7 +15,7 @@ from rlsd.observations import Normalization, Observations
 
 
 class FrozenPolicy:
-    """A copy of what acts and of the statistics that normalise what it sees, as they were at one moment.
+    """A copy of the acting module and of the statistics that normalise what it sees, as they were at one moment.
 
     :param actor: the adapter to the agent's way of acting.
     """
@@ -70,7 +70,7 @@ class FrozenPolicy:
         return out
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what :meth:`tensors` returned."""
+        """Load what :meth:`tensors` returned."""
         parts = split_parts(tensors, {"policy", "normalization"})
         if "policy" in parts:
             self.policy = self.actor.frozen(agent.policy)

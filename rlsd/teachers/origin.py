@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rlsd.actors import Actor
-from rlsd.teachers.base import Teaching
+from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.snapshot import SnapshotTeacher
 
 
@@ -22,7 +22,7 @@ class OriginTeacher(SnapshotTeacher):
 
 
 @dataclass(frozen=True)
-class Origin(Teaching, name="origin"):
+class Origin(TeacherConfig, name="origin"):
     """The agent as it was before its first distilled update, never refreshed: for fine-tuning without forgetting.
 
     Load or train an agent, then ``rlsd.distill(agent, {"teacher": "origin"})``, and train it on something else. It is

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlsd.actors import Actor, RecurrentActorCritic
 from rlsd.config import integer
 from rlsd.plain import shown
-from rlsd.teachers.base import Teaching
+from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen import misfit
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.joined import JoinedTeacher
@@ -221,7 +221,7 @@ def _group(key: str, value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Peers(Teaching, name="peers"):
+class Peers(TeacherConfig, name="peers"):
     """Agents that are trained in one process teach each other: deep mutual learning (Zhang et al. 2018).
 
     Agents whose answers name the same group find each other. Each shows a copy of itself now and then, and is taught by

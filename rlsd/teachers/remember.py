@@ -23,7 +23,7 @@ from rlsd.change import Alarm, ChangeTest
 from rlsd.config import integer, number
 from rlsd.episodes import EPISODE
 from rlsd.observations import Observations, as_items, from_items
-from rlsd.teachers.base import Teacher, Teaching
+from rlsd.teachers.base import Teacher, TeacherConfig
 from rlsd.teachers.discriminator import Discriminator
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.ring import SnapshotRing
@@ -39,8 +39,8 @@ MET = 0.5
 class RememberTeacher(Teacher):
     """The policy as it was when the task changed. See :class:`Remember`."""
 
-    selects = True
-    watches = True
+    per_state = True
+    observes = True
     episodic = True
     rolls_back = True
 
@@ -68,8 +68,8 @@ class RememberTeacher(Teacher):
         self._divided = True
         self._share = 0.0
 
-    def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:
-        """Take note of the starts among some states, and ask the test."""
+    def observe_states(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:
+        """Record the starts among some states, and ask the test."""
         numbers = states[EPISODE]
         last = self._numbers[-1] if len(self._numbers) else 0
         found, rows = np.unique(numbers, return_index=True)
@@ -105,7 +105,7 @@ class RememberTeacher(Teacher):
         self._divided = False
         return True
 
-    def study(self, store: Any) -> np.ndarray | None:
+    def prepare(self, store: Any) -> np.ndarray | None:
         """Train the classifier, and at an alarm decide of every stored state whether it is held."""
         if self._divided and self.steps - self._studied < self.every:
             return None
@@ -150,9 +150,9 @@ class RememberTeacher(Teacher):
     def held(self, holds: Tensor) -> None:  # noqa: D102
         self._share = float((holds > 0).float().mean())
 
-    def weigh(self, holds: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
+    def loss_weight(self, holds: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
         # Who chose blindly there left nothing to be kept.
-        return holds * self.actor.family.certainty(targets)
+        return holds * self.actor.family.confidence(targets)
 
     def targets(self, observations: Observations) -> Tensor:  # noqa: D102
         return self.frozen.targets(observations)
@@ -242,14 +242,14 @@ def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Remember(Teaching, name="remember"):
+class Remember(TeacherConfig, name="remember"):
     """Idle until episodes begin otherwise than they did; then the policy of the change holds what is no longer met.
 
     A sequential test watches the first observations of episodes (:mod:`rlsd.change`). Before it raises an alarm
     nothing is done, and the agent trains as plain SB3's, bit for bit. At an alarm it tells when episodes began to begin
     otherwise, and the policy of that moment, from a ring of snapshots, is asked what it did in each stored state that
     is to be held: one of an episode of whose like none begins now, by ``1 - P(begins now | start) / threshold``. What
-    is met again is let go. A target counts by how certain it is (:meth:`Family.certainty`).
+    is met again is let go. A target counts by how certain it is (:meth:`Family.confidence`).
 
     :param level: the largest probability of any false alarm over a run of any length, while starts are independent
         draws from one distribution. Lowering it delays alarms, by an episode or two for each power of ten. Usual range

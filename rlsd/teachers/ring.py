@@ -60,7 +60,7 @@ class SnapshotRing:
         return [since for since, _ in self.kept]
 
     def load(self, tensors: Mapping[str, Tensor], state: list[int]) -> None:
-        """Take up what :meth:`tensors` and :meth:`state` returned."""
+        """Load what :meth:`tensors` and :meth:`state` returned."""
         parts = split_parts(tensors)
         self.kept = [
             (int(since), {name: tensor.to("cpu", copy=True) for name, tensor in parts[str(number)].items()})

@@ -20,7 +20,7 @@ from rlsd.actors import Actor
 from rlsd.chunks import Pace
 from rlsd.config import integer, number
 from rlsd.observations import Observations, from_items, from_names, storage_dtype, to_names
-from rlsd.teachers.base import Teaching
+from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.discriminator import Discriminator
 from rlsd.teachers.ema import EmaTeacher
 from rlsd.teachers.frozen_policy import FrozenPolicy
@@ -40,12 +40,12 @@ class SelectiveTeacher(EmaTeacher):
     """
 
     eager = True
-    selects = True
-    watches = True
+    per_state = True
+    observes = True
 
     def __init__(self, actor: Actor, answer: Selective) -> None:
         super().__init__(actor, 0.0, answer.every)
-        self.threshold, self.steps, self.floor = answer.threshold, answer.steps, answer.visited
+        self.threshold, self.steps, self.min_weight = answer.threshold, answer.steps, answer.visited
         self.average = answer.average
         #: How many states met lately are kept. Without an average they are no older than the teacher.
         self.window = WINDOW if self.average else min(WINDOW, max(self.every, BATCH))
@@ -77,7 +77,7 @@ class SelectiveTeacher(EmaTeacher):
     def kept(self, agent: BaseAlgorithm) -> float:  # noqa: D102
         return math.exp(-self.age(agent) / self.average)
 
-    def met(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:
+    def observe_states(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:
         """Keep the latest states, or a sample of them where more came at once than are kept."""
         n = len(next(iter(states.values())))
         rows = np.arange(n) if n <= self.window else self._generator.choice(n, self.window, replace=False)
@@ -95,11 +95,11 @@ class SelectiveTeacher(EmaTeacher):
         self._next = int((self._next + len(rows)) % self.window)
 
     @property
-    def idle(self) -> bool:
+    def inactive(self) -> bool:
         """Whether of the stored states looked at last so few are held that a minibatch would say next to nothing."""
-        return self.floor == 0.0 and float(self._firmness) < LEAST
+        return self.min_weight == 0.0 and float(self._firmness) < LEAST
 
-    def study(self, store: Any) -> np.ndarray | None:
+    def prepare(self, store: Any) -> np.ndarray | None:
         """Train the discriminator on the states met lately against stored ones, once for each snapshot.
 
         :return: the slots of these stored ones: in a few snapshots all of the store is looked at, also while idle.
@@ -117,7 +117,7 @@ class SelectiveTeacher(EmaTeacher):
         self.discriminator.train(now, stored, self.steps, BATCH)
         return np.unique(slots)
 
-    def hold(self, observations: Observations) -> Tensor:
+    def hold_weight(self, observations: Observations) -> Tensor:
         """Return 0 for states like those met now, and nearly 1 for states unlike any of them."""
         assert self.discriminator is not None
         return (1.0 - self.discriminator.probability(self._inputs(observations)) / self.threshold).clamp_(min=0.0)
@@ -129,9 +129,9 @@ class SelectiveTeacher(EmaTeacher):
         index = torch.from_numpy(rows)
         return from_items({key: tensor[index.to(tensor.device)] for key, tensor in self._recent.items()})
 
-    def weigh(self, holds: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
+    def loss_weight(self, holds: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
         # Who chose blindly there left nothing to be kept.
-        return (self.floor + (1.0 - self.floor) * holds) * self.actor.family.certainty(targets)
+        return (self.min_weight + (1.0 - self.min_weight) * holds) * self.actor.family.confidence(targets)
 
     def _inputs(self, observations: Observations) -> Tensor:
         """Return what the discriminator sees: the observations, of images and Dicts the snapshot's features."""
@@ -179,7 +179,7 @@ class SelectiveTeacher(EmaTeacher):
 
 
 @dataclass(frozen=True)
-class Selective(Teaching, name="selective"):
+class Selective(TeacherConfig, name="selective"):
     """A recent policy, frozen state by state: the policy is held on states that the agent no longer comes by.
 
     While states like a stored one are being met, its target follows the teacher. Once they no longer are, the target
@@ -187,7 +187,7 @@ class Selective(Teaching, name="selective"):
     ``1 - P(met now | state) / threshold``, at least 0. The probability is told by a small classifier between the latest
     states and the stored ones, 1/2 where both are equally dense. A new state enters with a target of its time.
 
-    A target counts by how certain it is (:meth:`Family.certainty`), too: where the agent chose all but blindly when it
+    A target counts by how certain it is (:meth:`Family.confidence`), too: where the agent chose all but blindly when it
     left, there is nothing to be kept, and to be held there would be a brake on what it learns elsewhere.
 
     Whoever teaches must be older than the states that tell what is met now: those of a task that has just ended are

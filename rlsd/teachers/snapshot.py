@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlsd.actors import Actor
 from rlsd.config import integer
 from rlsd.observations import Normalization, Observations
-from rlsd.teachers.base import Teacher, Teaching
+from rlsd.teachers.base import Teacher, TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy
 
 
@@ -26,7 +26,7 @@ class SnapshotTeacher(Teacher):
 
     @property
     def policy(self) -> nn.Module | None:
-        """What acts, frozen; None before the first snapshot."""
+        """The acting module, frozen; None before the first snapshot."""
         return self.frozen.policy
 
     @property
@@ -63,7 +63,7 @@ class SnapshotTeacher(Teacher):
 
 
 @dataclass(frozen=True)
-class Snapshot(Teaching, name="snapshot"):
+class Snapshot(TeacherConfig, name="snapshot"):
     """A frozen copy of the agent's own policy, taken anew from time to time just before an update.
 
     :param every: environment steps from one snapshot to the next, rounded up to whole rollouts; 1 takes one before

@@ -10,7 +10,7 @@ from torch import Tensor
 from rlsd.actors import Actor
 from rlsd.config import integer
 from rlsd.observations import Observations, as_items
-from rlsd.teachers.base import Teaching
+from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.snapshot import SnapshotTeacher
 
 
@@ -18,16 +18,16 @@ class StoredTeacher(SnapshotTeacher):
     """A snapshot that is asked about a state once, when the state enters, and never again."""
 
     eager = True
-    selects = True
+    per_state = True
 
-    def hold(self, observations: Observations) -> Tensor:
+    def hold_weight(self, observations: Observations) -> Tensor:
         """Return 1 for all: a target stays as it was made."""
         some: Tensor = next(iter(as_items(observations).values()))
         return torch.ones(len(some), device=some.device)
 
 
 @dataclass(frozen=True)
-class Stored(Teaching, name="stored"):
+class Stored(TeacherConfig, name="stored"):
     """Each state is taught by the policy of the time when it was seen: CLEAR (Rolnick et al. 2019).
 
     A state's target is made when the state enters the store, and kept as long as the state is. States that were there

@@ -70,7 +70,7 @@ class Training:
         self._watch, self._aside = _Stopwatch(self.agent.device), _Stopwatch(self.agent.device)
         self._watch.time(self.agent, "train")
         if alone:
-            self._aside.time(self.agent.distiller.replay, "teach")
+            self._aside.time(self.agent.distiller.cache, "teach")
             self._aside.time(self.agent.distiller.teacher, "study")
 
     def work(self) -> Block:

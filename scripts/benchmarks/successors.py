@@ -95,7 +95,7 @@ def run(argv: Sequence[str]) -> int:
     say(f"Successors of {options.trained_agent}: {plan.algorithm.__name__} on {plan.env_id}, seeds {options.seeds}")
     with one_thread():
         started = begin("successors", argv)
-        nursery = Nursery(plan, options.trained_agent, options.eval_episodes)
+        nursery = SuccessorFactory(plan, options.trained_agent, options.eval_episodes)
         try:
             nursery.check(options.kinds)
             for one in nursery.all(sizes, options.kinds, seeds):
@@ -108,7 +108,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-class Nursery:
+class SuccessorFactory:
     """Makes successors, and evaluates each in the same episodes.
 
     :param plan: what the agent was trained in.
@@ -147,7 +147,7 @@ class Nursery:
     def all(self, sizes: Sequence[list[int]], kinds: Sequence[str], seeds: Sequence[int]) -> Iterator[Successor]:
         """Yield the teacher, then what is made of it."""
         import rlsd
-        from rlsd.students.rebirth import Rebirths
+        from rlsd.students.rebirth import PolicyReset
 
         yield self._judged("teacher", None, self._agent(), None)
         for size in sizes:
@@ -159,7 +159,7 @@ class Nursery:
             for seed in seeds:
                 agent: Any = self._agent()
                 agent.seed = seed  # decides a student's weights and minibatches
-                took_over = Rebirths(rlsd.Reborn(kind=kind), agent.distiller, agent).rebirth(agent)
+                took_over = PolicyReset(rlsd.Reborn(kind=kind), agent.distiller, agent).rebirth(agent)
                 yield self._judged(f"reborn, {kind}", seed, agent, took_over)
 
     def _agent(self) -> BaseAlgorithm:

@@ -337,8 +337,8 @@ class Tally:
     @property
     def good(self) -> bool:
         """Whether all promises were kept."""
-        bounded = self.slowest[0] < SECONDS_EACH and self.memory < BYTES
-        return bounded and not (self.ran or self.half or self.other)
+        clip_and_sanitize = self.slowest[0] < SECONDS_EACH and self.memory < BYTES
+        return clip_and_sanitize and not (self.ran or self.half or self.other)
 
 
 class Watch:

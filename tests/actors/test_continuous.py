@@ -10,7 +10,7 @@ from helpers import OBSERVATION_SPACES, SMALL_CNN, disturb, observe, small_agent
 from torch import distributions as td
 
 from rlsd.actors import actor_for
-from rlsd.deposit import acting_as_evaluated
+from rlsd.injection import eval_mode
 
 GAUSSIAN = [("SAC", {}), ("TQC", {}), ("CrossQ", {}), ("SAC", {"use_sde": True}), ("TQC", {"use_sde": True})]
 gaussian = pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_batch_norm_in_the_actor_learns_nothing_from_replayed_states(training):
     flags = [module.training for module in modules]
     before = {name: buffer.clone() for name, buffer in actor.named_buffers()}
     assert before, "no batch norm"
-    with acting_as_evaluated(modules):
+    with eval_mode(modules):
         assert not any(module.training for module in modules)
         parameters(agent, observations + 5)
     assert [module.training for module in modules] == flags

@@ -75,7 +75,7 @@ class AtLeast(DiagGaussianDistribution):
         return super().proba_distribution(mean_actions, log_std.exp().clamp_min(self.least).log())
 
 
-class Exploring(ActorCriticPolicy):
+class EntropyFloorState(ActorCriticPolicy):
     """A policy that puts a distribution of its own in the place of SB3's."""
 
     def _build(self, lr_schedule):
@@ -145,7 +145,7 @@ def test_gsde_gives_the_mean_and_stddev_of_its_distribution(full_std, use_expln,
 
 @pytest.mark.parametrize(
     ("cls", "use_sde"),
-    [(ActorCriticPolicy, False), (ActorCriticPolicy, True), (Narrowed, False), (Exploring, False)],
+    [(ActorCriticPolicy, False), (ActorCriticPolicy, True), (Narrowed, False), (EntropyFloorState, False)],
     ids=["plain", "gSDE", "own method", "own distribution"],
 )
 def test_asking_for_parameters_draws_nothing_and_leaves_no_trace(cls, use_sde):
@@ -172,7 +172,7 @@ def test_a_policy_that_overrides_get_distribution_is_asked_through_its_own_metho
 
 
 def test_a_policy_with_a_distribution_of_its_own_is_asked_through_that():
-    policy = make_policy(VECTOR, BOX, Exploring)
+    policy = make_policy(VECTOR, BOX, EntropyFloorState)
     log_std = ActorCritic(policy).parameters(policy, observe(VECTOR))[:, 2:]
     torch.testing.assert_close(log_std.exp(), torch.full((6, 2), 3.0))
 
@@ -228,7 +228,7 @@ def test_a_frozen_policy_asks_for_no_gradient_and_carries_no_optimizer():
     assert all(module.training for module in policy.modules()), "the live policy was put in evaluation mode"
 
 
-@pytest.mark.parametrize("cls", [ActorCriticPolicy, Exploring])
+@pytest.mark.parametrize("cls", [ActorCriticPolicy, EntropyFloorState])
 def test_a_frozen_policy_keeps_a_distribution_of_the_users_own(cls):
     policy = make_policy(VECTOR, BOX, cls)
     actor, observations = ActorCritic(policy), observe(VECTOR)

@@ -30,7 +30,7 @@ Weights = Mapping[str, Tensor]
 
 
 @dataclass
-class Deposit:
+class Injection:
     """One gradient that was laid down."""
 
     update: int
@@ -50,7 +50,7 @@ class Seen:
     weights: list[Weights] = field(default_factory=list)
     strengths: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    deposits: list[Deposit] = field(default_factory=list)
+    deposits: list[Injection] = field(default_factory=list)
     known: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -63,10 +63,10 @@ class Seen:
         policy.set_training_mode(False)
         return policy
 
-    def of(self, update: int) -> list[Deposit]:
+    def of(self, update: int) -> list[Injection]:
         return [deposit for deposit in self.deposits if deposit.update == update]
 
-    def check(self, deposit: Deposit, loss: Callable[[Any], Tensor]) -> float:
+    def check(self, deposit: Injection, loss: Callable[[Any], Tensor]) -> float:
         """The deposit is the gradient of a loss of the live policy; return its norm."""
         live = self.policy(deposit.weights, 0)
         named = dict(live.named_parameters())
@@ -75,8 +75,8 @@ class Seen:
             name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(named.items(), found, strict=True)
         }
         norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in wanted.values()]))
-        bounded = (self.agent.distiller.strength.strength.bound * self.stride / norm).clamp(max=1.0)
-        scale = 1.0 if getattr(self.agent, "max_grad_norm", None) else bounded
+        clip_and_sanitize = (self.agent.distiller.coefficient.strength.bound * self.stride / norm).clamp(max=1.0)
+        scale = 1.0 if getattr(self.agent, "max_grad_norm", None) else clip_and_sanitize
         for name, gradient in wanted.items():
             gradient = gradient * scale
             laid = deposit.gradient.get(name, torch.zeros_like(gradient))
@@ -107,7 +107,7 @@ def watch(
     """
     agent = distilled(ALL_ALGORITHMS[name], KINDS[name], recipe, **changes)
     distiller, seen = agent.distiller, Seen(agent, name)
-    replay, penalty = distiller.replay, distiller.penalty
+    replay, penalty = distiller.cache, distiller.penalty
     names = {id(p): key for key, p in agent.policy.named_parameters()}
     train, draw, lay = agent.train, replay.next, penalty.gradients
     drawn: list[Any] = []
@@ -124,7 +124,7 @@ def watch(
             tau = getattr(distiller.actor.family, "tau", 1.0)
             weights = copied(agent.policy)
             seen.deposits.append(
-                Deposit(len(seen.weights) - 1, drawn[0].states, drawn[0].targets, weights, gradient, tau)
+                Injection(len(seen.weights) - 1, drawn[0].states, drawn[0].targets, weights, gradient, tau)
             )
         return laid
 
@@ -138,7 +138,7 @@ def watch(
         seen.weights.append(copied(agent.policy))
         seen.known.append(observed(agent))
         train(*args, **kwargs)
-        seen.strengths.append(distiller.strength.value)
+        seen.strengths.append(distiller.coefficient.value)
         logged = agent.logger.name_to_value
         keys = ("train/policy_gradient_loss", "train/actor_loss", "train/loss")
         seen.losses.append(next(float(logged[key]) for key in keys if key in logged))
@@ -178,7 +178,7 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
     return found if found.ndim == 1 else found.sum(1)
 
 
-def pulled(seen: Seen, deposit: Deposit, teacher: Weights, strength: float, reverse: bool = False) -> float:
+def pulled(seen: Seen, deposit: Injection, teacher: Weights, strength: float, reverse: bool = False) -> float:
     """The deposit is the gradient of ``strength * mean KL(teacher || live)``, or of the reverse."""
     with torch.no_grad():
         p = acts(seen.name, seen.policy(teacher), deposit.states, deposit.tau)
@@ -366,7 +366,7 @@ def test_rehearse_holds_each_state_to_the_policy_of_its_time(name: str) -> None:
         times = torch.tensor([first[row.tobytes()] for row in deposit.states.numpy()])
         assert len(set(times.tolist())) > 1
 
-        def loss(live: Any, deposit: Deposit = deposit, times: Tensor = times) -> Tensor:
+        def loss(live: Any, deposit: Injection = deposit, times: Tensor = times) -> Tensor:
             q, parts = acts(name, live, deposit.states, deposit.tau), []
             for update in range(deposit.update + 1):
                 policy = seen.policy(seen.weights[update])
@@ -428,7 +428,7 @@ def test_selective_holds_states_that_are_met_no_more_to_what_was_done_there() ->
         assert 0.05 < (far > 0).float().mean() < 0.95
         taught = Categorical(logits=answers[versions, torch.arange(len(versions))])
 
-        def loss(live: Any, deposit: Deposit = deposit, hold: Tensor = hold, taught: Any = taught) -> Tensor:
+        def loss(live: Any, deposit: Injection = deposit, hold: Tensor = hold, taught: Any = taught) -> Tensor:
             return seen.stride * strength * (hold * kl(taught, acts("PPO", live, deposit.states))).mean()
 
         assert seen.check(deposit, loss) > 1e-5
@@ -465,7 +465,7 @@ def test_cascade_pulls_toward_the_policy_before_the_update_and_the_second_of_the
         with torch.no_grad():
             old, slow = (acts("PPO", seen.policy(w), deposit.states) for w in (seen.weights[4], chain))
 
-        def loss(live: Any, deposit: Deposit = deposit, old: Any = old, slow: Any = slow) -> Tensor:
+        def loss(live: Any, deposit: Injection = deposit, old: Any = old, slow: Any = slow) -> Tensor:
             pi = acts("PPO", live, deposit.states)
             return (0.5 * kl(pi, old) + 1.0 * kl(pi, slow)).mean()
 
@@ -474,7 +474,7 @@ def test_cascade_pulls_toward_the_policy_before_the_update_and_the_second_of_the
 
 def test_phasic_trains_the_joint_loss_on_the_states_of_32_rollouts() -> None:
     agent = distilled(ALL_ALGORITHMS["PPO"], "discrete", "phasic", max_grad_norm=1e9)
-    lesson, policy = agent.distiller.lesson, agent.policy
+    lesson, policy = agent.distiller.auxiliary, agent.policy
     assert lesson.optimizer.param_groups[0]["lr"] == 5e-4
     scratch, before = build(ALL_ALGORITHMS["PPO"]).policy, build(ALL_ALGORITHMS["PPO"]).policy
     scratch.set_training_mode(False)

@@ -30,7 +30,7 @@ def test_gradients_are_autograds(widths, rows, kinds, last, seed):
     layers = mlp.layers_of(network)
     into = [(torch.empty_like(layer.weight), torch.empty_like(layer.bias)) for layer in layers]
     for quick in (False, True):
-        way = mlp.Pass(layers, rows, quick)
+        way = mlp.MLPBuffers(layers, rows, quick)
         with torch.no_grad():
             way.bind()
             torch.testing.assert_close(way.forward(x), out, rtol=1e-5, atol=1e-5)
@@ -41,7 +41,7 @@ def test_gradients_are_autograds(widths, rows, kinds, last, seed):
 
 def test_a_pass_follows_parameters_to_other_storage():
     network = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
-    way, x = mlp.Pass(mlp.layers_of(network), 3), torch.randn(3, 5)
+    way, x = mlp.MLPBuffers(mlp.layers_of(network), 3), torch.randn(3, 5)
     way.bind()
     way.forward(x)
     for p in network.parameters():

@@ -22,7 +22,7 @@ from torch import nn
 import rlsd
 from rlsd.distiller import Distiller
 from rlsd.speed import update, update_blocks, update_check, update_eager, update_hand
-from rlsd.speed.mlp import Inputs
+from rlsd.speed.mlp import Preprocessor
 from rlsd.speed.update_blocks import Block
 from rlsd.speed.update_heads import DiscreteHead, GaussianHead, LogProbsOfTwo
 
@@ -131,8 +131,8 @@ GROWING = [
 @pytest.mark.parametrize("space", GROWING, ids=lambda space: type(space).__name__)
 def test_observations_that_grow_are_preprocessed_for_each_minibatch_and_no_bit_differs(cls, space, monkeypatch):
     monkeypatch.setattr(update_blocks, "_ROOM", 0)
-    sizes, preprocess = [], Inputs.__call__
-    monkeypatch.setattr(Inputs, "__call__", lambda self, seen: sizes.append(len(seen)) or preprocess(self, seen))
+    sizes, preprocess = [], Preprocessor.__call__
+    monkeypatch.setattr(Preprocessor, "__call__", lambda self, seen: sizes.append(len(seen)) or preprocess(self, seen))
     settings = {"batch_size": 10, "n_steps": 16}
     ours, theirs = (trained(one, env=vec_env(space, n=N_ENVS), **settings) for one in (cls, Plain))
     assert max(sizes) == 10, "a minibatch at a time"

@@ -45,7 +45,7 @@ WITHOUT = [
 def test_states_that_must_not_be_kept_are_in_no_zip(algorithm, states, recipe, tmp_path):
     agent = distilled(algorithm, "box" if algorithm is SAC else "discrete", answers(states, recipe))
     agent.learn(3 * ROLLOUT)
-    kept = agent.distiller.lesson.rollouts if recipe == "phasic" else agent.distiller.states
+    kept = agent.distiller.auxiliary.rollouts if recipe == "phasic" else agent.distiller.states
     assert kept.count
     agent.save(tmp_path / "agent")
     names = entries(tmp_path / "agent.zip")
@@ -111,7 +111,7 @@ def test_a_zip_of_many_actions_is_no_larger_than_what_was_met_and_asked(tmp_path
         "MaskablePPO", vec_env(action_space=spaces.Discrete(2000)), rlsd.SelfDistilled, distill="guard", n_steps=256
     )
     agent.learn(512)
-    assert agent.distiller.deposits == 0 and agent.distiller.replay._targets is None
+    assert agent.distiller.deposits == 0 and agent.distiller.cache._targets is None
     agent.save(tmp_path / "agent")
     state = sum(tensor.nbytes for tensor in entries(tmp_path / "agent.zip").values())
     assert state < 512 * (2000 + 100), "masks alone"

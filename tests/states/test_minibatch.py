@@ -28,7 +28,7 @@ def watched(agent, monkeypatch):
         ("_get_samples", "rollout_buffer") if hasattr(agent, "rollout_buffer") else ("sample", "replay_buffer")
     )
     buffer = getattr(agent, owner)
-    cls, draw = type(buffer), agent.distiller.replay.next
+    cls, draw = type(buffer), agent.distiller.cache.next
     if name == "sample":
         cls = next(base for base in cls.__mro__ if "sample" in base.__dict__)
     original = getattr(cls, name)
@@ -45,7 +45,7 @@ def watched(agent, monkeypatch):
         return batch
 
     monkeypatch.setattr(cls, name, sampled)
-    monkeypatch.setattr(agent.distiller.replay, "next", drawn)
+    monkeypatch.setattr(agent.distiller.cache, "next", drawn)
     return pairs
 
 
@@ -151,8 +151,8 @@ def test_between_updates_states_are_drawn_at_random():
 @pytest.mark.parametrize("name", ["PPO", "SAC"])
 def test_a_loaded_store_has_what_the_saved_one_had(name):
     agent = rlsd.distill(small_agent(name), ANSWERS).learn(32)
-    replay = agent.distiller.replay
-    other = rlsd.distill(small_agent(name), ANSWERS).distiller.replay
+    replay = agent.distiller.cache
+    other = rlsd.distill(small_agent(name), ANSWERS).distiller.cache
     tensors = {n: t.clone() for n, t in replay.tensors().items()}
     other.load(tensors, json.loads(json.dumps(replay.state())))
     assert other.store.count == replay.store.count

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlsd.observations import as_items
-from rlsd.replay import Replay
 from rlsd.sources import ReplaySource
 from rlsd.states import Mixture, Recent, ReplayBuffer, Reservoir
+from rlsd.targets import TargetCache
 
 RECENT, RESERVOIR = Recent(capacity=8, batch_size=4), Reservoir(capacity=16, batch_size=4)
 
@@ -100,7 +100,7 @@ class Echo:
 
 def test_targets_stay_with_their_states_through_saving():
     def make():
-        return Replay(make_store(seed=1), 1)
+        return TargetCache(make_store(seed=1), 1)
 
     replay, source = make(), Handing(numbered(0, 10))
     replay.collect(None, source)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from rlsd import Mixture, ReplayBuffer, Reservoir, distill
 from rlsd.observations import as_items, from_items
-from rlsd.replay import Replay
 from rlsd.sources import ReplaySource
 from rlsd.states import ReplayBufferStore, ReservoirStore, StateStore
+from rlsd.targets import TargetCache
 from rlsd.teachers import Teacher
 
 CPU = torch.device("cpu")
@@ -365,7 +365,7 @@ class Echo(Teacher):
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), rows=st.integers(1, 6))
 def test_the_target_of_a_state_in_the_agents_buffer_is_of_that_very_state(sizes, rows):
     agent, source, first = agent_with_buffer(rows, 2), ReplaySource(), 0
-    replay = Replay(buffer_store(agent, batch_size=16), 3)
+    replay = TargetCache(buffer_store(agent, batch_size=16), 3)
     for size in sizes:
         fill(agent, first, size)
         first += size
@@ -382,7 +382,7 @@ def test_the_target_is_of_that_very_state_when_the_buffer_saves_memory():
         5, 2, replay_buffer_kwargs={"handle_timeout_termination": False}, optimize_memory_usage=True
     )
     source, first = ReplaySource(), 0
-    replay = Replay(buffer_store(agent, batch_size=64), 3)
+    replay = TargetCache(buffer_store(agent, batch_size=64), 3)
     for size in (3, 4, 1, 2, 3, 1, 5, 6):  # the next observation is written over the state in the coming row
         fill(agent, first, size)
         first += size
@@ -432,7 +432,7 @@ def test_a_buffer_of_another_size_can_be_loaded(states, rows, loaded, tmp_path):
     agent = distill(agent_with_buffer(rows, 2), {"states": states, "teacher": {"type": "snapshot", "every": 1}})
     agent.learn(4 * rows)
     agent.load_replay_buffer(tmp_path / "buffer")
-    before, replay, checked = agent.distiller.deposits, agent.distiller.replay, []
+    before, replay, checked = agent.distiller.deposits, agent.distiller.cache, []
     draw = replay.next
 
     def drawn(teacher):

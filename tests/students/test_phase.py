@@ -57,7 +57,7 @@ def phasic(name: str = "PPO", kind: str = "discrete", every: int = 2, answers: A
 def test_the_gradient_of_a_phase_is_that_of_the_joint_loss(kind: str) -> None:
     timing = Phase(every_rollouts=1, epochs=2, batch_size=10**6)
     agent = distilled(PPO, kind, distill=config(timing=timing, strength=0.7), max_grad_norm=1e9)
-    lesson, policy, seen = agent.distiller.lesson, agent.policy, []
+    lesson, policy, seen = agent.distiller.auxiliary, agent.policy, []
 
     def step() -> None:
         """Keep the gradients, and walk so far away that the next step has something to be held to."""
@@ -99,9 +99,9 @@ def test_before_the_first_phase_training_is_plain_sb3s(name: str, kind: str) -> 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_phase_changes_the_policy_and_no_global_generator(name: str, kind: str) -> None:
     agent = phasic(name, kind, every=2).learn(ROLLOUT)
-    lesson = agent.distiller.lesson
+    lesson = agent.distiller.auxiliary
     agent.collect_rollouts(agent.env, Quiet(agent), agent.rollout_buffer, n_rollout_steps=agent.n_steps)
-    lesson.met(agent, next(agent.distiller.source.take(agent)))
+    lesson.observe_states(agent, next(agent.distiller.source.take(agent)))
     before, moments = copied(dict(agent.policy.state_dict())), copied(agent.policy.optimizer.state_dict())
     with untouched_generators():
         lesson.after(agent, lambda: None)
@@ -152,7 +152,7 @@ def test_the_value_is_learned_and_the_actions_stay() -> None:
     timing = Phase(every_rollouts=2, epochs=60, batch_size=8, learning_rate=0.01)
     first = distilled(PPO, distill=config(timing=Phase(every_rollouts=2, epochs=1, batch_size=8)), gamma=0.5)
     agent = distilled(PPO, distill=config(timing=timing, strength=5.0), gamma=0.5)
-    short, long = (a.learn(2 * ROLLOUT).distiller.lesson.figures() for a in (first, agent))
+    short, long = (a.learn(2 * ROLLOUT).distiller.auxiliary.figures() for a in (first, agent))
     assert long["phase_aux_loss"] < short["phase_aux_loss"]
     assert long["phase_value_loss"] < short["phase_value_loss"]
     assert 0.0 < long["phase_kl"] < 0.02
@@ -162,20 +162,20 @@ def test_strength_zero_is_plain_sb3() -> None:
     plain = build(PPO).learn(4 * ROLLOUT)
     agent = phasic(every=2, answers={"strength": 0.0}).learn(4 * ROLLOUT)
     assert not differences(training_state(plain), training_state(agent))
-    assert agent.distiller.lesson.rollouts.count == 0
+    assert agent.distiller.auxiliary.rollouts.count == 0
 
 
 def test_a_closed_gate_leaves_the_phase_out_and_forgets_the_rollouts() -> None:
     gated = rlsd.Constant(1.0, gates=rlsd.ReturnGate())  # before 20 episodes it is closed
     agent = phasic(every=2, answers={"strength": gated}).learn(2 * ROLLOUT)
-    assert agent.distiller.lesson.phases == 0
-    assert agent.distiller.lesson.rollouts.count == 0
+    assert agent.distiller.auxiliary.phases == 0
+    assert agent.distiller.auxiliary.rollouts.count == 0
 
 
 def test_the_snapshot_is_taken_just_before_the_phase() -> None:
     agent = phasic(every=2, answers={"teacher": rlsd.Snapshot(every=10**6)}).learn(4 * ROLLOUT)
     assert agent.distiller.teacher.version == 2
-    assert agent.distiller.lesson.phases == 2
+    assert agent.distiller.auxiliary.phases == 2
 
 
 @pytest.mark.parametrize("name", ["TD3", "SAC", "DQN", "ARS"])
@@ -210,9 +210,9 @@ def test_loaded_with_rollouts_of_another_size_the_newest_that_leave_room_are_kep
 ) -> None:
     agent = phasic(every=5).learn(3 * ROLLOUT)
     agent.save(tmp_path / "agent")
-    rollouts = agent.distiller.lesson.rollouts
+    rollouts = agent.distiller.auxiliary.rollouts
     again = type(agent).load(tmp_path / "agent", env=make_env(n_envs=n_envs), n_steps=n_steps)
-    lesson = again.distiller.lesson
+    lesson = again.distiller.auxiliary
     assert (rollouts.count, lesson.rollouts.count, lesson.updates) == (48, kept, 3)
     assert torch.equal(lesson.rollouts.states(slice(kept)), rollouts.states(slice(48 - kept, 48)))
     assert torch.equal(lesson.rollouts.returns(slice(kept)), rollouts.returns(slice(48 - kept, 48)))
@@ -240,7 +240,7 @@ def test_no_states_are_stored_beside_the_rollouts_unless_the_teacher_looks_at_th
     assert (store.count, store.nbytes > 0) == ((64, True) if looks else (0, False))
     stored = [name for name in agent.distiller.tensors() if name.startswith("replay/states/")]
     assert bool(stored) == looks
-    assert agent.distiller.lesson.rollouts.count == 2 * ROLLOUT
+    assert agent.distiller.auxiliary.rollouts.count == 2 * ROLLOUT
     agent.save(tmp_path / "agent")
     again = type(agent).load(tmp_path / "agent")
     assert not differences(distillation_state(agent), distillation_state(again))
@@ -253,7 +253,7 @@ def test_states_that_are_not_finite_are_counted_once(teacher: str) -> None:
     buffer.reset()
     buffer.observations[2, 1] = np.nan
     agent.distiller._begin(agent)
-    assert agent.distiller.lesson.rollouts.count == 2 * ROLLOUT - 1
+    assert agent.distiller.auxiliary.rollouts.count == 2 * ROLLOUT - 1
     assert agent.distiller.present_figures()["distill/skipped_nonfinite"] == 1
 
 
@@ -267,7 +267,7 @@ def test_rollouts_that_would_not_fit_in_memory_are_refused_when_the_agent_is_bui
     )
     with pytest.raises(ValueError, match=message):
         phasic(every=10**9)
-    assert phasic(every=3906).distiller.lesson.rollouts.capacity == 3906 * ROLLOUT
+    assert phasic(every=3906).distiller.auxiliary.rollouts.capacity == 3906 * ROLLOUT
 
 
 @pytest.mark.parametrize("teacher", [rlsd.Ema(0.99), rlsd.Selective(every=1, average=1000.0)], ids=lambda a: a.name)
@@ -287,5 +287,5 @@ def test_an_average_begins_anew_after_each_phase(teacher: Any) -> None:
 def test_phases_suit_every_teacher_strength_and_gate(teacher: str, strength: Any) -> None:
     answers = {"teacher": teacher, "strength": strength, "divergence": rlsd.KL(value_weight=0.5)}
     agent = phasic(every=2, answers=answers, stats_window_size=2).learn(6 * ROLLOUT)
-    figures = agent.distiller.lesson.figures()
+    figures = agent.distiller.auxiliary.figures()
     assert all(np.isfinite(value) for value in figures.values())

@@ -31,10 +31,10 @@ import rlsd
 from rlsd.optimizers import load_state, optimizers_of, state_tensors
 from rlsd.returns import Episodes
 from rlsd.students import Reborn
-from rlsd.students.fresh import fresh_policy, head_names, new_student
-from rlsd.students.probation import Probation
+from rlsd.students.imitation_loss import held_out, training_slots
+from rlsd.students.initialization import fresh_policy, head_names, new_student
 from rlsd.students.rebirth import take_over
-from rlsd.students.tutoring import held_out, training_slots
+from rlsd.students.rollback import RollbackGuard
 from rlsd.teachers.frozen_policy import named_tensors
 
 SEQUENTIAL = [
@@ -88,7 +88,7 @@ def test_a_student_that_is_refused_leaves_no_trace(name: str, kind: str) -> None
     total = steps(name, 6)
     plain = build(ALL_ALGORITHMS[name], kind).learn(total)
     agent = reborn(name, kind, kl_bound=1e-12).learn(total)
-    assert agent.distiller.lesson.refused > 0
+    assert agent.distiller.auxiliary.refused > 0
     assert not differences(training_state(plain), training_state(agent))
     assert logged(plain) == logged(agent)
 
@@ -97,9 +97,9 @@ def test_a_student_that_is_refused_leaves_no_trace(name: str, kind: str) -> None
 def test_a_student_beside_the_agent_leaves_no_trace(name: str, kind: str) -> None:
     plain = build(ALL_ALGORITHMS[name], kind).learn(6 * ROLLOUT)
     agent = reborn(name, kind, mode="parallel", every=10 * ROLLOUT, over=9 * ROLLOUT)
-    agent.distiller.lesson.began = -9 * ROLLOUT  # so that it is due at once
+    agent.distiller.auxiliary.began = -9 * ROLLOUT  # so that it is due at once
     agent.learn(6 * ROLLOUT)
-    student = agent.distiller.lesson.companion
+    student = agent.distiller.auxiliary.companion
     assert student is not None
     assert not differences(training_state(plain), training_state(agent))
     assert logged(plain) == logged(agent)
@@ -137,16 +137,16 @@ def test_the_bound_on_the_gap_is_kept() -> None:
     agent.learn(4 * ROLLOUT)
     disturb(agent.policy, 0.5)
     before, states = agent.distiller.actor.frozen(agent.policy), agent.distiller.states
-    agent.distiller.lesson.began = -(10**7)
-    agent.distiller.lesson.after(agent, lambda: None)
-    assert agent.distiller.lesson.rebirths == 1
+    agent.distiller.auxiliary.began = -(10**7)
+    agent.distiller.auxiliary.after(agent, lambda: None)
+    assert agent.distiller.auxiliary.rebirths == 1
     slots = held_out(states.slots(), 4096)
     seen = states.gather(slots, torch.from_numpy(slots))
     actor = agent.distiller.actor
     with torch.no_grad():
         p, q = (actor.parameters(module, seen) for module in (before, agent.policy))
     gap = float(actor.family.kl(p, q).mean())
-    assert gap == pytest.approx(agent.distiller.lesson.figures()["rebirth_kl"], rel=1e-4)
+    assert gap == pytest.approx(agent.distiller.auxiliary.figures()["rebirth_kl"], rel=1e-4)
     assert 0.0 < gap <= 0.01
 
 
@@ -156,15 +156,15 @@ def test_a_student_learns_values_too() -> None:
     states = agent.distiller.states
     seen = states.gather(np.arange(states.count), torch.arange(states.count))
     before = agent.policy.predict_values(seen).detach()
-    agent.distiller.lesson.began = -(10**7)
-    agent.distiller.lesson.after(agent, lambda: None)
+    agent.distiller.auxiliary.began = -(10**7)
+    agent.distiller.auxiliary.after(agent, lambda: None)
     error = (agent.policy.predict_values(seen) - before).square().mean()
     assert error < 0.1 * before.var()
 
 
 def test_a_companion_brings_its_optimizer() -> None:
     agent = reborn(mode="parallel", over=ROLLOUT).learn(4 * ROLLOUT)
-    assert agent.distiller.lesson.rebirths == 1
+    assert agent.distiller.auxiliary.rebirths == 1
     assert state_tensors(agent.policy.optimizer)
 
 
@@ -248,12 +248,12 @@ def test_the_state_of_an_optimizer_is_taken_up_whole(cls: Any) -> None:
         load_state(second, {"7/step": torch.tensor(1.0)})
 
 
-# --- Probation ------------------------------------------------------------------------------------
+# --- RollbackGuard ------------------------------------------------------------------------------------
 
 
-def judged(agent: Any, returns: list[float], **settings: Any) -> tuple[Probation, list[bool | None]]:
+def judged(agent: Any, returns: list[float], **settings: Any) -> tuple[RollbackGuard, list[bool | None]]:
     """A probation that began after returns of 0 to 10, and its verdicts as episodes end one by one."""
-    probation = Probation(**({"episodes": 4, "tolerance": 0.05} | settings), ended=Episodes())
+    probation = RollbackGuard(**({"episodes": 4, "tolerance": 0.05} | settings), ended=Episodes())
     for value in (0.0, 10.0):
         agent.ep_info_buffer.clear()
         agent.ep_info_buffer.extend({"r": value, "l": 5} for _ in range(20))
@@ -288,7 +288,7 @@ def test_without_new_episodes_nothing_is_decided() -> None:
 @pytest.mark.parametrize(("name", "kind"), each(SEQUENTIAL))
 def test_when_probation_fails_the_old_agent_comes_back_exactly(name: str, kind: str) -> None:
     agent = reborn(name, kind, every=10**6).learn(steps(name, 4))
-    lesson, keys = agent.distiller.lesson, ("policy", "optimizer", "variables")
+    lesson, keys = agent.distiller.auxiliary, ("policy", "optimizer", "variables")
     agent.ep_info_buffer = [{"r": 10.0, "l": 5}] * 19 + [{"r": 10.0, "l": 5}]
     before = copied({key: training_state(agent)[key] for key in keys})
     lesson.began = -(10**7)
@@ -312,7 +312,7 @@ def test_when_probation_fails_the_old_agent_comes_back_exactly(name: str, kind: 
 def test_an_average_begins_anew_whenever_another_network_takes_over(teacher: Any) -> None:
     timing = Reborn(**{**SOON, "every": 10**6})
     agent = distilled(PPO, distill=config(timing=timing, teacher=teacher)).learn(4 * ROLLOUT)
-    lesson, average = agent.distiller.lesson, agent.distiller.teacher
+    lesson, average = agent.distiller.auxiliary, agent.distiller.teacher
 
     def same() -> bool:
         own = named_tensors(agent.policy)
@@ -336,14 +336,14 @@ def test_an_average_begins_anew_whenever_another_network_takes_over(teacher: Any
 
 def test_no_other_student_begins_while_one_is_on_probation() -> None:
     agent = reborn(every=3 * ROLLOUT, episodes=10**6, agent={"stats_window_size": 5}).learn(8 * ROLLOUT)
-    assert agent.distiller.lesson.rebirths == 1
-    assert agent.distiller.lesson.probation.on
+    assert agent.distiller.auxiliary.rebirths == 1
+    assert agent.distiller.auxiliary.probation.on
 
 
 def test_a_student_is_not_judged_against_too_few_episodes() -> None:
     agent = reborn(every=ROLLOUT, episodes=2, agent={"stats_window_size": 4}).learn(8 * ROLLOUT)
-    assert agent.distiller.lesson.rebirths == 8
-    assert not agent.distiller.lesson.probation.on
+    assert agent.distiller.auxiliary.rebirths == 8
+    assert not agent.distiller.auxiliary.probation.on
 
 
 # --- Stopping and going on ------------------------------------------------------------------------
@@ -365,7 +365,7 @@ def test_resumed_in_the_middle_is_as_never_stopped(name: str, kind: str, mode: s
     expected = copied(whole(agent().learn(total)))
     scramble()
     again = rlsd.resume(min(tmp_path.iterdir(), key=lambda path: int(path.name)))
-    lesson = again.distiller.lesson
+    lesson = again.distiller.auxiliary
     assert lesson.companion is not None if mode == "parallel" else lesson.rebirths > 0
     again.learn(total - again.num_timesteps, reset_num_timesteps=False)
     assert lesson.rebirths > 0
@@ -386,7 +386,7 @@ def test_steps_are_counted_through_every_learn(rollouts: int) -> None:
     for _ in range(6 // rollouts):
         agent.learn(rollouts * ROLLOUT)
     assert agent.distiller.clock.steps(agent) == 6 * ROLLOUT
-    assert agent.distiller.lesson.rebirths == 1
+    assert agent.distiller.auxiliary.rebirths == 1
 
 
 # --- Refusals -------------------------------------------------------------------------------------
@@ -430,7 +430,7 @@ def test_answers_that_would_change_nothing_are_refused_in_one_line(
     with pytest.raises(TypeError, match=words) as raised:
         distilled(PPO, distill=config(**{"timing": timing, **answers}))
     assert "\n" not in str(raised.value)
-    assert distilled(PPO, distill=config(**{"timing": timing, **instead})).distiller.lesson is not None
+    assert distilled(PPO, distill=config(**{"timing": timing, **instead})).distiller.auxiliary is not None
 
 
 def test_the_present_minibatch_is_not_enough() -> None:
@@ -447,9 +447,9 @@ def test_a_parallel_phase_must_end_before_the_next_begins() -> None:
 
 def test_a_dqn_students_target_follows_as_often_as_the_agents() -> None:
     agent = reborn("DQN", mode="parallel", every=100 * ROLLOUT, over=90 * ROLLOUT)
-    agent.distiller.lesson.began = -99 * ROLLOUT
+    agent.distiller.auxiliary.began = -99 * ROLLOUT
     agent.learn(2 * ROLLOUT)
-    student: Any = agent.distiller.lesson.companion.policy
+    student: Any = agent.distiller.auxiliary.companion.policy
     assert isinstance(agent, DQN)
     start = copied(dict(student.q_net_target.state_dict()))
     agent.learn(2 * ROLLOUT, reset_num_timesteps=False)
@@ -462,4 +462,4 @@ def test_a_dqn_students_target_follows_as_often_as_the_agents() -> None:
 def test_students_suit_every_teacher_and_store(teacher: str, states: str, mode: str) -> None:
     timing = Reborn(**SOON, mode=mode, over=ROLLOUT)
     agent = distilled(PPO, distill=config(timing=timing, teacher=teacher, states=states)).learn(5 * ROLLOUT)
-    assert agent.distiller.lesson.rebirths > 0
+    assert agent.distiller.auxiliary.rebirths > 0

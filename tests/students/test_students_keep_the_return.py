@@ -76,10 +76,10 @@ def test_right_after_it_takes_over_a_student_earns_what_the_agent_did(
     agent.save(tmp_path / "agent")
     due = rlsd.DistillConfig(timing=Reborn(every=1, kind=kind))
     heir = type(agent).load(tmp_path / "agent", distill=due)
-    heir.distiller.replay.store = agent.distiller.states
+    heir.distiller.cache.store = agent.distiller.states
     heir.num_timesteps += 1
     heir.distiller.after(heir, lambda: None)
-    lesson = heir.distiller.lesson
+    lesson = heir.distiller.auxiliary
     assert lesson.rebirths + lesson.refused == 1
     if task == "lunar_lander" and lesson.refused:
         return  # a fresh student of this size may need more steps than it is given: then it is not let in
@@ -110,5 +110,5 @@ def test_a_student_that_learned_beside_the_agent_earns_what_that_did() -> None:
         distill=rlsd.DistillConfig(timing=answer),
         **CARTPOLE,
     ).learn(52_000)  # the first student takes over at 50,000
-    assert agent.distiller.lesson.rebirths == 1
+    assert agent.distiller.auxiliary.rebirths == 1
     assert earned(agent, "CartPole-v1", 100) >= 0.95 * 500.0

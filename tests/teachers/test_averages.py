@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from rlsd.actors import actor_for
 from rlsd.observations import Normalization, as_items
-from rlsd.replay import Replay
 from rlsd.states import ReservoirStore
-from rlsd.teachers import Ema, Ensemble, Origin, Stored, Wants
+from rlsd.targets import TargetCache
+from rlsd.teachers import Ema, Ensemble, Origin, Stored, TargetSpec
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
 RAW = observe(VECTOR)
@@ -122,7 +122,7 @@ def test_an_ensembles_target_joins_its_latest_members(name, product):
     agent = small_agent(name)
     actor = actor_for(agent)
     teacher = Ensemble(k=3, every=4).build(actor)
-    teacher.wants = Wants(spread=True, product=product)
+    teacher.wants = TargetSpec(spread=True, product=product)
     seen = []
     for update in range(1, 6):
         agent.num_timesteps = 4 * update
@@ -141,7 +141,7 @@ def test_an_ensembles_target_joins_its_latest_members(name, product):
 def test_an_ensembles_values_are_the_mean_of_its_members():
     agent = small_ppo()
     teacher = built(Ensemble(k=2, every=4), agent)
-    teacher.wants = Wants(value=True)
+    teacher.wants = TargetSpec(value=True)
     expected = []
     for update in (1, 2):
         agent.num_timesteps = 4 * update
@@ -184,7 +184,7 @@ def test_a_stored_target_is_that_of_the_policy_that_saw_the_state():
     agent = small_ppo()
     teacher = built(Stored(), agent)
     family = teacher.actor.family
-    replay = Replay(ReservoirStore(64, 8, np.random.SeedSequence(0), torch.device("cpu")), family.size)
+    replay = TargetCache(ReservoirStore(64, 8, np.random.SeedSequence(0), torch.device("cpu")), family.size)
     expected = []
     for update in range(4):
         states = np.random.default_rng(update).uniform(-1, 1, (8, 3)).astype(np.float32)

@@ -20,7 +20,7 @@ from rlsd.actors import actor_for
 from rlsd.distributions import Categorical, Gaussian
 from rlsd.observations import as_items
 from rlsd.states import RecentStore
-from rlsd.teachers import Cascade, Wants
+from rlsd.teachers import Cascade, TargetSpec
 from rlsd.teachers.cascade import STEPS, hidden_target
 
 RAW = observe(VECTOR)
@@ -37,7 +37,7 @@ def at_updates(teacher, agent, store, n: int) -> None:
         agent.num_timesteps += 8
         with untouched_generators():
             assert teacher.refresh(agent)
-            teacher.study(store)
+            teacher.prepare(store)
         disturb(agent.policy, 0.1, seed=agent.num_timesteps)
 
 
@@ -77,7 +77,7 @@ def test_the_live_policys_one_target_has_the_gradient_of_the_papers_two(beta, om
     agent = small_agent("A2C" if continuous else "PPO")
     answer = Cascade(n=3, beta=beta, omega_12=omega_12)
     teacher = answer.build(actor_for(agent))
-    teacher.wants = Wants(product=True)
+    teacher.wants = TargetSpec(product=True)
     teacher.refresh(agent)
     disturb(teacher.hidden[0].frozen.policy, 0.3, seed=seed)
     family = teacher.actor.family
@@ -119,7 +119,7 @@ def test_a_turn_is_adam_on_the_papers_loss_from_the_policies_of_before():
         loss.mean().backward()
         optimizer.step()
     assert teacher.due() == [2]
-    teacher.study(store)
+    teacher.prepare(store)
     for mine, theirs in zip(teacher.hidden[0].frozen.policy.parameters(), pi.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs.detach(), rtol=1e-4, atol=1e-6)
 
@@ -156,7 +156,7 @@ def test_the_further_down_the_chain_the_less_a_policy_has_moved():
     for _ in range(60):
         agent.num_timesteps += 8
         teacher.refresh(agent)
-        teacher.study(store)
+        teacher.prepare(store)
         disturb(agent.policy, 0.02)  # always in the same direction
     family = teacher.actor.family
     moved = [float(family.kl(first, teacher.live.targets(RAW)).mean())]
@@ -213,7 +213,7 @@ def test_a_loaded_chain_goes_on_as_the_saved_one(after):
         agent.num_timesteps += 8
         for each in (teacher, loaded):
             each.refresh(agent)
-            each.study(store)
+            each.prepare(store)
         found, expected = loaded.tensors(), teacher.tensors()
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -21,15 +21,15 @@ import rlsd
 from rlsd.actors import actor_for
 from rlsd.observations import Beside, as_items
 from rlsd.states import ReservoirStore
-from rlsd.teachers import Frozen, Wants
+from rlsd.teachers import Frozen, TargetSpec
 
 RAW = observe(VECTOR)
 BOX = spaces.Box(-1.0, 1.0, (2,))
 
 
-def begun(answer, student, wants: Wants | None = None):
+def begun(answer, student, wants: TargetSpec | None = None):
     teacher = answer.build(actor_for(student))
-    teacher.wants = wants or Wants()
+    teacher.wants = wants or TargetSpec()
     with untouched_generators():
         teacher.begin(student)
         assert teacher.refresh(student)
@@ -84,11 +84,11 @@ def test_a_q_learner_teaches_probabilities_at_a_temperature_of_its_values_spread
     store = ReservoirStore(600, 8, np.random.SeedSequence(0), torch.device("cpu"))
     seen = observe(VECTOR, 600)
     store.add(as_items(seen.numpy()))
-    teacher.study(store)
+    teacher.prepare(store)
     sampled = answers_of(donor, seen[::2][:256])
     tau = float(sampled.std(dim=-1, correction=0).mean())
     torch.testing.assert_close(teacher.targets(RAW), F.log_softmax(answers_of(donor) / tau, dim=-1))
-    teacher.study(store)
+    teacher.prepare(store)
     assert teacher.tau == pytest.approx(tau)
 
 
@@ -112,11 +112,11 @@ def test_a_teacher_with_masks_teaches_a_student_without_any():
 
 def test_its_values_are_given_where_they_are_wanted():
     donor = small_ppo()
-    teacher = begun(Frozen(agent=donor), small_ppo(seed=1), Wants(value=True))
+    teacher = begun(Frozen(agent=donor), small_ppo(seed=1), TargetSpec(value=True))
     with torch.no_grad():
         torch.testing.assert_close(teacher.rows(RAW)[:, -1], donor.policy.predict_values(RAW).squeeze(-1))
     with pytest.raises(ValueError, match="gives no values of states"):
-        begun(Frozen(agent=small_agent("DQN")), small_agent("PPO"), Wants(value=True))
+        begun(Frozen(agent=small_agent("DQN")), small_agent("PPO"), TargetSpec(value=True))
 
 
 # Its own statistics

@@ -132,13 +132,13 @@ def test_held_states_have_the_targets_of_the_policy_that_acted_when_the_task_cha
     before = policies.weights[PHASE // ROLLOUT * ROLLOUT]
     other = build(PPO)
     other.policy.load_state_dict(before)
-    slots = np.flatnonzero(distiller.replay.versions > 0)
+    slots = np.flatnonzero(distiller.cache.versions > 0)
     assert len(slots) > 20
     states = distiller.states.gather(slots, torch.from_numpy(slots))
     actor = actor_for(other)
     with torch.no_grad():
         expected = actor.family.normalized(actor.parameters(other.policy, states))
-    torch.testing.assert_close(distiller.replay.targets[slots], expected)
+    torch.testing.assert_close(distiller.cache.targets[slots], expected)
 
 
 def test_what_is_met_again_is_let_go_and_what_was_left_for_it_is_held():
@@ -153,7 +153,7 @@ def test_what_is_met_again_is_let_go_and_what_was_left_for_it_is_held():
     assert held[marks == 1].mean() > 0.8
     assert (held[marks == 0] > 0).mean() < 0.1
     # And again nothing of a state that is free is kept.
-    assert set(agent.distiller.replay.versions[slots][held == 0]) <= {0, 1}
+    assert set(agent.distiller.cache.versions[slots][held == 0]) <= {0, 1}
 
 
 @pytest.mark.parametrize("name", ["PPO", "DQN"])

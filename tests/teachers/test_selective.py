@@ -36,14 +36,14 @@ def built(agent, **fields):
 
 def every_other_held(agent):
     """Change the policy and the teacher, hold every other stored state; return slots, targets before, and holds."""
-    replay, teacher = agent.distiller.replay, agent.distiller.teacher
+    replay, teacher = agent.distiller.cache, agent.distiller.teacher
     slots = np.arange(replay.store.count)
     before = replay.targets[slots].clone()
     disturb(agent.policy, 0.5)
     teacher.take(agent)
     held = torch.zeros(len(slots))
     held[::2] = 0.7
-    teacher.hold = lambda observations: held
+    teacher.hold_weight = lambda observations: held
     replay.teach(teacher, replay._stale(teacher, slots))
     return slots, before, held
 
@@ -52,19 +52,19 @@ def test_states_unlike_those_met_now_are_held_and_the_others_are_free():
     teacher, store, size = built(agent := small_ppo())
     now = states(256, 8.0, seed=1, size=size)
     store.add(now)
-    teacher.met(agent, now)
-    teacher.study(store)
+    teacher.observe_states(agent, now)
+    teacher.prepare(store)
     old, new = (torch.from_numpy(next(iter(s.values()))) for s in (states(256, 0.0, size=size), now))
-    assert teacher.hold(old).min() > 0.8
-    assert teacher.hold(new).max() == 0.0
+    assert teacher.hold_weight(old).min() > 0.8
+    assert teacher.hold_weight(new).max() == 0.0
     assert teacher.figures()["discriminator_accuracy"] > 0.7
 
 
 def test_nothing_is_held_while_the_agent_goes_where_it_always_went():
     teacher, store, size = built(agent := small_ppo(), steps=50)
-    teacher.met(agent, states(256, 0.0, seed=1, size=size))
-    teacher.study(store)
-    held = teacher.hold(torch.from_numpy(next(iter(states(256, 0.0, seed=2, size=size).values()))))
+    teacher.observe_states(agent, states(256, 0.0, seed=1, size=size))
+    teacher.prepare(store)
+    held = teacher.hold_weight(torch.from_numpy(next(iter(states(256, 0.0, seed=2, size=size).values()))))
     assert (held > 0).float().mean() < 0.1
 
 
@@ -74,7 +74,7 @@ def test_a_held_state_keeps_its_target_and_a_free_one_follows_the_snapshot():
     )
     agent.learn(64)
     slots, before, held = every_other_held(agent)
-    replay, teacher = agent.distiller.replay, agent.distiller.teacher
+    replay, teacher = agent.distiller.cache, agent.distiller.teacher
     assert torch.equal(replay.targets[slots][::2], before[::2])
     fresh = teacher.targets(replay.store.gather(slots, torch.from_numpy(slots)))
     assert torch.equal(replay.targets[slots][1::2], fresh[1::2])
@@ -87,11 +87,11 @@ def test_the_loss_is_the_divergence_weighted_by_how_firmly_each_state_is_held():
     )
     agent.learn(64)
     distiller = agent.distiller
-    distiller.teacher.hold = lambda observations: torch.linspace(0.1, 1.0, len(observations))
+    distiller.teacher.hold_weight = lambda observations: torch.linspace(0.1, 1.0, len(observations))
     disturb(agent.policy, 0.5)
     batches = []
-    draw = distiller.replay.next
-    distiller.replay.next = lambda teacher: batches.append(draw(teacher)) or batches[-1]
+    draw = distiller.cache.next
+    distiller.cache.next = lambda teacher: batches.append(draw(teacher)) or batches[-1]
     distiller.penalty.begin(agent, 0.3)
     loss = distiller.penalty.loss()
     (batch,) = batches
@@ -106,15 +106,15 @@ def test_a_new_state_enters_with_the_target_of_its_time():
         "MlpPolicy", vec_env(n=2), n_steps=16, batch_size=16, seed=0, distill=CONFIG
     )
     agent.learn(32)
-    assert (agent.distiller.replay.versions[: agent.distiller.states.count] > 0).all()
+    assert (agent.distiller.cache.versions[: agent.distiller.states.count] > 0).all()
 
 
 def test_more_states_than_the_window_holds_are_sampled():
     teacher, _, size = built(agent := small_ppo(), average=1000.0)
-    teacher.met(agent, states(3 * WINDOW, 1.0, size=size))
+    teacher.observe_states(agent, states(3 * WINDOW, 1.0, size=size))
     assert len(next(iter(teacher._recent.values()))) == WINDOW
     for seed in range(3):
-        teacher.met(agent, states(WINDOW // 2, float(seed), seed, size=size))
+        teacher.observe_states(agent, states(WINDOW // 2, float(seed), seed, size=size))
     assert len(next(iter(teacher._recent.values()))) == WINDOW
 
 
@@ -123,9 +123,9 @@ def test_every_algorithm_learns_with_it_and_touches_no_global_generator(name):
     agent = small_agent(name)
     teacher, store, size = built(agent) if len(agent.observation_space.shape) == 1 else pytest.skip("vectors only")
     with untouched_generators():
-        teacher.met(agent, states(64, 3.0, size=size))
-        teacher.study(store)
-        teacher.hold(torch.zeros(5, size))
+        teacher.observe_states(agent, states(64, 3.0, size=size))
+        teacher.prepare(store)
+        teacher.hold_weight(torch.zeros(5, size))
 
 
 @pytest.mark.parametrize("kind", ["vector", "image", "dict"])
@@ -173,7 +173,7 @@ def test_a_state_weighs_from_visited_to_1_as_it_is_held_times_the_certainty_of_i
     targets = torch.randn(7, teacher.actor.family.size, generator=torch.Generator().manual_seed(0))
     holds = torch.linspace(0.0, 1.0, 7)
     expected = [visited + (1.0 - visited) * hold for hold in holds.tolist()]
-    found = teacher.weigh(holds, targets) / teacher.actor.family.certainty(targets)
+    found = teacher.loss_weight(holds, targets) / teacher.actor.family.confidence(targets)
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
 
 
@@ -190,10 +190,10 @@ def test_states_met_now_are_drawn_to_the_teacher_too_and_held_ones_still_keep_th
     disturb(agent.policy, 0.5)  # a policy that acts blindly teaches nothing
     agent.learn(64)
     slots, before, _ = every_other_held(agent)
-    replay, teacher = agent.distiller.replay, agent.distiller.teacher
+    replay, teacher = agent.distiller.cache, agent.distiller.teacher
     assert torch.equal(replay.targets[slots][::2], before[::2])
     assert not torch.equal(replay.targets[slots][1::2], before[1::2])
-    assert not teacher.idle
+    assert not teacher.inactive
     batch = replay.next(teacher)
     assert batch is not None and (batch.hold > 0).all()
 
@@ -239,21 +239,23 @@ def test_states_count_as_met_lately_for_no_longer_than_the_teacher_is_old(fields
 
 def test_a_target_of_what_was_left_meanwhile_is_not_of_the_policy_that_forgot_it():
     teacher, store, size = built(agent := small_ppo(), every=512)
-    teacher.met(agent, states(512, 0.0, seed=1, size=size))
+    teacher.observe_states(agent, states(512, 0.0, seed=1, size=size))
     known = teacher.targets(old := torch.from_numpy(next(iter(states(64, 0.0, seed=2, size=size).values()))))
     # The agent leaves in the middle of a window, and forgets at once.
     disturb(agent.policy, 1.0)
     elsewhere = states(256, 8.0, seed=3, size=size)
     store.add(elsewhere)
-    teacher.met(agent, elsewhere)
+    teacher.observe_states(agent, elsewhere)
     teacher.take(agent)
-    teacher.study(store)
-    assert (teacher.hold(old) == 0).float().mean() > 0.5, "half of the window is still of the states that were left"
+    teacher.prepare(store)
+    assert (teacher.hold_weight(old) == 0).float().mean() > 0.5, (
+        "half of the window is still of the states that were left"
+    )
     assert torch.equal(teacher.targets(old), known), "they would be held to what is forgotten"
-    teacher.met(agent, states(512, 8.0, seed=4, size=size))
+    teacher.observe_states(agent, states(512, 8.0, seed=4, size=size))
     teacher.take(agent)
-    teacher.study(store)
-    assert teacher.hold(old).min() > 0.5, "from now on targets stay as they are"
+    teacher.prepare(store)
+    assert teacher.hold_weight(old).min() > 0.5, "from now on targets stay as they are"
 
 
 def test_off_policy_agents_are_held_only_where_they_no_longer_go():

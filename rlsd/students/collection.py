@@ -15,7 +15,7 @@ from rlsd.rng import private_numbers
 from rlsd.states import StateStore
 
 
-class Walk:
+class DaggerCollector:
     """Acts in an environment and stores the raw states that it meets (DAgger, Ross et al. 2011).
 
     :param env: the environment, which is reset.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 
-class Figures:
-    """Figures since the last line of the log: sums that stay on the device until they are read together, once.
+class Metrics:
+    """Metrics since the last line of the log: sums that stay on the device until they are read together, once.
 
     :param device: where the losses are computed.
     """
@@ -51,7 +51,7 @@ class Figures:
         return {key: [total, float(self._counts[key])] for key, total in self._read().items()}
 
     def load(self, state: Mapping[str, Sequence[float]]) -> None:
-        """Take up what :meth:`state` returned."""
+        """Load what :meth:`state` returned."""
         self._sums = {key: torch.tensor(total, device=self._device) for key, (total, _) in state.items()}
         self._counts = {key: int(count) for key, (_, count) in state.items()}
 

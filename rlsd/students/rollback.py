@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 
 from rlsd.optimizers import load_state, state_tensors
 from rlsd.returns import Episodes, SmoothedReturn, mean_and_error
-from rlsd.students.fresh import search_around
+from rlsd.students.initialization import search_around
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
 
 
-class Probation:
+class RollbackGuard:
     """Judges a student by the training return of its first episodes, against its predecessor's last.
 
     :param episodes: how many of the student's episodes are counted. As many as there are environments are left out
@@ -54,7 +54,7 @@ class Probation:
         self._counted = self._ended.count
 
     def watch(self, agent: BaseAlgorithm) -> bool | None:
-        """Take note of how the agent does; return whether a student passed its probation, None before that is clear."""
+        """Record how the agent does; return whether a student passed its probation, None before that is clear."""
         present = self._ended.smoothed(agent)
         if present is not None:
             self.lowest = present.mean if self.lowest is None else min(self.lowest, present.mean)
@@ -110,7 +110,7 @@ class Probation:
         }
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`tensors` and :meth:`state` returned."""
+        """Load what :meth:`tensors` and :meth:`state` returned."""
         self.lowest, self.highest = state["lowest"], state["highest"]
         self.before = None if state["before"] is None else SmoothedReturn(*map(float, state["before"]))
         self.returns, self._skip = [float(value) for value in state["returns"]], int(state["skip"])

@@ -1,4 +1,4 @@
-"""Figures: means since the last line of the log, read together."""
+"""Metrics: means since the last line of the log, read together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlsd import monitoring
-from rlsd.monitoring import Figures
+from rlsd.metrics import Metrics
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def clock(monkeypatch):
 
 
 def test_a_figure_is_the_mean_of_what_was_added_to_it():
-    figures = Figures(CPU)
+    figures = Metrics(CPU)
     for value in (1.0, 2.0, 6.0):
         figures.add("kl", torch.tensor(value))
     figures.add("agreement", torch.tensor(0.5))
@@ -31,13 +31,13 @@ def test_a_figure_is_the_mean_of_what_was_added_to_it():
 
 
 def test_reading_changes_nothing():
-    figures = Figures(CPU)
+    figures = Metrics(CPU)
     figures.add("kl", torch.tensor(5.0))
     assert figures.means() == figures.means() == {"kl": 5.0}
 
 
 def test_means_start_over_when_told_to():
-    figures = Figures(CPU)
+    figures = Metrics(CPU)
     figures.add("kl", torch.tensor(5.0))
     figures.restart()
     assert figures.means() == {}
@@ -46,7 +46,7 @@ def test_means_start_over_when_told_to():
 
 
 def test_adding_reads_nothing_from_the_device(monkeypatch):
-    figures = Figures(CPU)
+    figures = Metrics(CPU)
     with monkeypatch.context() as patch:
         for reading in ("item", "tolist", "numpy", "cpu", "__float__", "__bool__"):
             patch.setattr(torch.Tensor, reading, lambda *_: pytest.fail("the device was read"))
@@ -56,7 +56,7 @@ def test_adding_reads_nothing_from_the_device(monkeypatch):
 
 
 def test_all_figures_are_read_in_one_transfer(monkeypatch):
-    figures, transfers = Figures(CPU), []
+    figures, transfers = Metrics(CPU), []
     for key in ("kl", "loss", "agreement"):
         figures.add(key, torch.tensor(2.0))
     read = torch.Tensor.tolist
@@ -66,7 +66,7 @@ def test_all_figures_are_read_in_one_transfer(monkeypatch):
 
 
 def test_a_figure_keeps_no_graph_alive_and_changes_no_tensor_it_was_given():
-    figures, value = Figures(CPU), torch.tensor(2.0, requires_grad=True)
+    figures, value = Metrics(CPU), torch.tensor(2.0, requires_grad=True)
     loss = value * 3
     figures.add("loss", loss)
     figures.add("loss", loss)
@@ -76,7 +76,7 @@ def test_a_figure_keeps_no_graph_alive_and_changes_no_tensor_it_was_given():
 
 
 def test_the_fraction_is_the_share_of_the_time_that_was_spent_distilling(clock):
-    figures = Figures(CPU)
+    figures = Metrics(CPU)
     for seconds in (1.0, 2.0):
         with figures.timed():
             clock.now += seconds
@@ -88,7 +88,7 @@ def test_the_fraction_is_the_share_of_the_time_that_was_spent_distilling(clock):
 
 
 def test_time_counts_even_when_distilling_fails(clock):
-    figures = Figures(CPU)
+    figures = Metrics(CPU)
     with suppress(RuntimeError), figures.timed():
         clock.now += 2.0
         raise RuntimeError
@@ -97,4 +97,4 @@ def test_time_counts_even_when_distilling_fails(clock):
 
 
 def test_the_fraction_is_a_number_even_when_no_time_has_passed(clock):
-    assert Figures(CPU).fraction() == 0.0
+    assert Metrics(CPU).fraction() == 0.0

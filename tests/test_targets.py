@@ -16,10 +16,10 @@ from rlsd import Snapshot
 from rlsd.actors import actor_for
 from rlsd.chunks import FIRST, LARGEST
 from rlsd.observations import as_items
-from rlsd.replay import Replay
 from rlsd.states import ReservoirStore
 from rlsd.states.base import MOST_AHEAD
-from rlsd.teachers import Teacher, Wants
+from rlsd.targets import TargetCache
+from rlsd.teachers import TargetSpec, Teacher
 
 
 class Counting(Teacher):
@@ -44,14 +44,14 @@ def numbered(start: int, stop: int) -> dict[str, np.ndarray]:
     return as_items(np.arange(start, stop, dtype=np.float32)[:, None])
 
 
-def make_replay(capacity: int = 16, batch_size: int = 4, states: int = 16) -> Replay:
-    replay = Replay(ReservoirStore(capacity, batch_size, np.random.SeedSequence(0), torch.device("cpu")), 2)
+def make_replay(capacity: int = 16, batch_size: int = 4, states: int = 16) -> TargetCache:
+    replay = TargetCache(ReservoirStore(capacity, batch_size, np.random.SeedSequence(0), torch.device("cpu")), 2)
     if states:
         replay.collect(None, Handing(numbered(0, states)))
     return replay
 
 
-def update(replay: Replay, teacher: Counting, batches: int) -> None:
+def update(replay: TargetCache, teacher: Counting, batches: int) -> None:
     """Draw the minibatches of one update and check that each target is today's teacher's, for that very state."""
     replay.begin(teacher, batches)
     for _ in range(batches):
@@ -139,14 +139,14 @@ def test_an_answer_of_another_shape_is_refused_and_not_spread_over_all_states(cu
 class Valueless(Counting):
     """A teacher that forgets to answer with values."""
 
-    wants = Wants(value=True)
+    wants = TargetSpec(value=True)
 
     def rows(self, observations):
         return self.targets(observations)
 
 
 def test_values_beside_an_answer_count_as_part_of_its_shape():
-    replay = Replay(make_replay().store, 2, Valueless.wants)
+    replay = TargetCache(make_replay().store, 2, Valueless.wants)
     with pytest.raises(ValueError, match=r"Valueless\.rows must return the shape \(16, 3\), got \(16, 2\)"):
         replay.teach(Valueless(), np.arange(16))
 
@@ -220,7 +220,7 @@ def test_a_real_teachers_targets_are_what_it_would_do():
     teacher = Snapshot().build(actor)
     teacher.take(agent)
     store = ReservoirStore(16, 4, np.random.SeedSequence(0), torch.device("cpu"))
-    replay = Replay(store, actor.family.size)
+    replay = TargetCache(store, actor.family.size)
     replay.collect(None, Handing(as_items(np.random.default_rng(0).normal(size=(16, 3)))))
     replay.begin(teacher, 3)
     for _ in range(3):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from rlsd.actors import Actor, QLearner
 from rlsd.chunks import Pace
-from rlsd.deposit import acting_as_evaluated
 from rlsd.distributions import Gaussian
 from rlsd.divergences import Divergence
+from rlsd.injection import eval_mode
 from rlsd.observations import Normalization, Observations
 from rlsd.states import StateStore
 from rlsd.teachers import SnapshotTeacher, Teacher
@@ -26,7 +26,7 @@ MOST, SCALED_BY = 4096, 1024
 NOISE = 0.3
 
 
-class Tutor:
+class Demonstrator:
     """Shows a student what an agent does and expects, now.
 
     :param agent: the agent; its critic is always the one that is imitated.
@@ -50,12 +50,12 @@ class Tutor:
         """Return what is to be done in raw states: normalised parameters ``(batch, family.size)``."""
         if self._teacher is not None:
             return self._teacher.ask(states)[:, : self.actor.family.size]
-        with torch.no_grad(), acting_as_evaluated(self._modules):
+        with torch.no_grad(), eval_mode(self._modules):
             return self.actor.family.normalized(self.actor.parameters(self._module, self.seen(states)))
 
     def expectations(self, seen: Observations, actions: Tensor | None) -> Tensor | None:
         """Return what the agent's critic expects, ``(batch, n)``; see :func:`expectations`."""
-        with torch.no_grad(), acting_as_evaluated(self._modules):
+        with torch.no_grad(), eval_mode(self._modules):
             return expectations(self.actor, self.policy, seen, actions)
 
 
@@ -77,7 +77,7 @@ def expectations(actor: Actor, policy: Any, seen: Observations, actions: Tensor 
     return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
-class Comparison:
+class ImitationLoss:
     """The loss by which a student learns from a tutor: ``D + value_weight * (V_T - V_S)**2``.
 
     The values are counted in the spread of the teacher's own where that is above 1, so that large returns do not drown
@@ -91,7 +91,7 @@ class Comparison:
     """
 
     def __init__(
-        self, tutor: Tutor, divergence: Divergence, value_weight: float, generator: np.random.Generator
+        self, tutor: Demonstrator, divergence: Divergence, value_weight: float, generator: np.random.Generator
     ) -> None:
         self.tutor, self.divergence, self.value_weight, self._generator = tutor, divergence, value_weight, generator
         #: The variance of the teacher's values where that is above 1, see :meth:`calibrate`.
@@ -148,7 +148,7 @@ class Comparison:
             student = tutor.actor.parameters(module, tutor.seen(raw))
             return family.kl(tutor.targets(raw), student).sum()
 
-        with torch.no_grad(), acting_as_evaluated(list(policy.modules())):
+        with torch.no_grad(), eval_mode(list(policy.modules())):
             sums = Pace().in_chunks(apart, slots)
         scale = getattr(family, "tau", 1.0)  # in which a Q-learner's divergence is measured
         return float(torch.stack(sums).sum()) / len(slots) / scale

@@ -20,9 +20,9 @@ from rlsd.observations import Observations, zeros
 from rlsd.sources import Source
 from rlsd.states import StateStore
 from rlsd.states.base import MOST_AHEAD
-from rlsd.teachers import Teacher, Wants
+from rlsd.teachers import TargetSpec, Teacher
 
-_PLAIN = Wants()
+_PLAIN = TargetSpec()
 
 
 class Batch(NamedTuple):
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     hold: Tensor | None = None
 
 
-class Replay:
+class TargetCache:
     """Draws minibatches of stored states and keeps their targets up to date.
 
     :param store: the stored states.
@@ -50,7 +50,7 @@ class Replay:
     :param wants: what else is kept of a target.
     """
 
-    def __init__(self, store: StateStore, size: int, wants: Wants = _PLAIN) -> None:
+    def __init__(self, store: StateStore, size: int, wants: TargetSpec = _PLAIN) -> None:
         self.store = store
         self.size, self.wants = size, wants
         self._allocate()
@@ -125,10 +125,10 @@ class Replay:
         if not self._ahead:
             self._draw(teacher)
         slots, index = self._ahead.pop()
-        if teacher.selects and not self._firm[slots].any():
+        if teacher.per_state and not self._firm[slots].any():
             return None
         states, rows = self.store.gather(slots, index), self.targets[index]
-        hold = teacher.weigh(self.holds[index], rows[:, : self.size]) if teacher.selects else None
+        hold = teacher.loss_weight(self.holds[index], rows[:, : self.size]) if teacher.per_state else None
         if not self.wants.extra:
             return Batch(states, rows, hold=hold)
         return Batch(
@@ -143,7 +143,7 @@ class Replay:
         slots = coming = self.store.draw(self._expected if self.store.ahead else 1)
         self._expected = MOST_AHEAD
         if not self.store.ahead:
-            changed, coming = self.store.renewed(slots)
+            changed, coming = self.store.after_draw(slots)
             self.versions[changed] = 0
         self.teach(teacher, self._stale(teacher, coming))
         self._ahead = list(zip(slots, self._index(slots), strict=True))[::-1]
@@ -152,7 +152,7 @@ class Replay:
         """Return which of some slots hold a target that must be made anew, each named once."""
         drawn: np.ndarray = np.unique(slots)
         outdated = self.versions[drawn] != teacher.version
-        if teacher.selects:
+        if teacher.per_state:
             held = self._holding.joined(lambda some: teacher.hold_stored(self.store, some), drawn)
             teacher.held(held)
             self.holds[self._index(drawn)] = held
@@ -163,7 +163,7 @@ class Replay:
                 outdated = kept & (self.versions[drawn] == 0)
             else:
                 outdated &= (self.versions[drawn] == 0) | ~kept
-            self._firm[drawn] = kept | (teacher.floor > 0)
+            self._firm[drawn] = kept | (teacher.min_weight > 0)
         stale: np.ndarray = drawn[outdated]
         return stale
 
@@ -189,7 +189,7 @@ class Replay:
         return self.store.state() | {"at_once": [self._asking.at_once, self._holding.at_once]}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`tensors` and :meth:`state` returned."""
+        """Load what :meth:`tensors` and :meth:`state` returned."""
         stored = {name.removeprefix("states/"): t for name, t in tensors.items() if name.startswith("states/")}
         for pace, at_once in zip((self._asking, self._holding), state.get("at_once", (None, None)), strict=True):
             pace.load(at_once)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlsd.deposit import Deposit, acting_as_evaluated, bounded
+from rlsd.injection import Injection, clip_and_sanitize, eval_mode
 
 
 class Pull:
@@ -58,7 +58,7 @@ def clean(optimizer: torch.optim.Optimizer, module: nn.Module) -> bool:
 
 def test_the_gradient_is_the_sum_of_both(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     own = own_gradients(module)
-    with Deposit(optimizer, Pull(module)).armed():
+    with Injection(optimizer, Pull(module)).armed():
         optimizer.zero_grad()
         loss(module).backward()
         for parameter, gradient in zip(module.parameters(), own, strict=True):
@@ -72,14 +72,14 @@ def test_old_gradients_are_cleared_before_the_deposit(
 ) -> None:
     for parameter in module.parameters():
         parameter.grad = torch.full_like(parameter, 100.0)
-    with Deposit(optimizer, Pull(module)).armed():
+    with Injection(optimizer, Pull(module)).armed():
         optimizer.zero_grad(set_to_none=set_to_none)
     assert all(torch.equal(p.grad, torch.full_like(p, 2.0)) for p in module.parameters())
 
 
 def test_each_clearing_deposits_once(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     pull = Pull(module)
-    with Deposit(optimizer, pull).armed():
+    with Injection(optimizer, pull).armed():
         for _ in range(3):
             optimizer.zero_grad()
             loss(module).backward()
@@ -89,7 +89,7 @@ def test_each_clearing_deposits_once(module: nn.Module, optimizer: torch.optim.O
 
 def test_no_gradient_leaves_the_agents_own_step(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     expected = [p.detach() - 0.1 * g for p, g in zip(module.parameters(), own_gradients(module), strict=True)]
-    with Deposit(optimizer, Pull(module, gradient=0.0)).armed():
+    with Injection(optimizer, Pull(module, gradient=0.0)).armed():
         optimizer.zero_grad()
         loss(module).backward()
         optimizer.step()
@@ -98,7 +98,7 @@ def test_no_gradient_leaves_the_agents_own_step(module: nn.Module, optimizer: to
 
 
 def test_a_wiped_deposit_is_an_error(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    with Deposit(optimizer, Pull(module)).armed():
+    with Injection(optimizer, Pull(module)).armed():
         optimizer.zero_grad()
         module.zero_grad()
         loss(module).backward()
@@ -113,7 +113,7 @@ def test_nothing_stays_behind_whatever_happens(
     module: nn.Module, optimizer: torch.optim.Optimizer, error: type[BaseException], moment: str
 ) -> None:
     def update() -> None:
-        with Deposit(optimizer, Pull(module, wants_ratio=True)).armed():
+        with Injection(optimizer, Pull(module, wants_ratio=True)).armed():
             assert not clean(optimizer, module), "armed, the optimizer is patched"
             if moment == "before":
                 raise error
@@ -137,7 +137,7 @@ def test_someone_elses_patch_is_put_back(module: nn.Module, optimizer: torch.opt
         real(set_to_none=set_to_none)
 
     optimizer.__dict__["zero_grad"] = theirs
-    with Deposit(optimizer, Pull(module)).armed():
+    with Injection(optimizer, Pull(module)).armed():
         optimizer.zero_grad()
     assert calls == [True]
     assert optimizer.__dict__["zero_grad"] is theirs
@@ -148,7 +148,7 @@ def test_a_failing_penalty_leaves_nothing_behind(module: nn.Module, optimizer: t
         def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
             raise ValueError("no gradient today")
 
-    with pytest.raises(ValueError, match="no gradient today"), Deposit(optimizer, Failing(module)).armed():
+    with pytest.raises(ValueError, match="no gradient today"), Injection(optimizer, Failing(module)).armed():
         optimizer.zero_grad()
     assert clean(optimizer, module)
 
@@ -156,7 +156,7 @@ def test_a_failing_penalty_leaves_nothing_behind(module: nn.Module, optimizer: t
 def test_the_ratio_compares_both_gradients_before_the_clip(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     pull = Pull(module, wants_ratio=True)
     own = torch.cat([g.flatten() for g in own_gradients(module)]).norm()
-    with Deposit(optimizer, pull).armed():
+    with Injection(optimizer, pull).armed():
         optimizer.zero_grad()
         loss(module).backward()
         nn.utils.clip_grad_norm_(module.parameters(), 0.01)
@@ -174,7 +174,7 @@ def test_the_ratio_compares_both_gradients_before_the_clip(module: nn.Module, op
 def test_a_gradient_is_shrunk_as_one_and_dropped_as_one(slope: float, bound: Any, left: float, whole: bool) -> None:
     pairs = [(nn.Parameter(torch.zeros(n)), torch.full((n,), 3.0)) for n in (6, 10)]  # the norm is 12
     pairs[0][1][0] = slope
-    found, finite, scale = bounded(pairs, bound)
+    found, finite, scale = clip_and_sanitize(pairs, bound)
     assert bool(finite) is whole
     assert [parameter for parameter, _ in found] == [parameter for parameter, _ in pairs]
     torch.testing.assert_close(torch.cat([gradient for _, gradient in found]), torch.full((16,), 3.0 * left))
@@ -187,10 +187,10 @@ def test_evaluation_mode_comes_and_goes_for_each_module_by_itself() -> None:
     net[1].eval()
     net[2][0].eval()
     before = {name: m.training for name, m in net.named_modules()}
-    with acting_as_evaluated(list(net.modules())):
+    with eval_mode(list(net.modules())):
         assert not any(m.training for m in net.modules())
     assert {name: m.training for name, m in net.named_modules()} == before
 
-    with pytest.raises(KeyboardInterrupt), acting_as_evaluated(net.modules()):
+    with pytest.raises(KeyboardInterrupt), eval_mode(net.modules()):
         raise KeyboardInterrupt
     assert {name: m.training for name, m in net.named_modules()} == before

@@ -14,15 +14,15 @@ from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlsd.deposit import Deposit, acting_as_evaluated, bounded
+from rlsd.injection import Injection, clip_and_sanitize, eval_mode
 from rlsd.optimizers import load_state, optimizers_of, parameters_of, state_tensors
 from rlsd.rng import private_numbers
 from rlsd.states import StateStore
-from rlsd.students.tutoring import Comparison
+from rlsd.students.imitation_loss import ImitationLoss
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
 
 
-class Companion:
+class ParallelStudent:
     """One student beside one agent.
 
     :param policy: the student.
@@ -36,7 +36,7 @@ class Companion:
         self,
         agent: Any,
         update: Callable[[], None],
-        comparison: Comparison,
+        comparison: ImitationLoss,
         store: StateStore,
         batch_size: int,
         strength: float,
@@ -49,7 +49,7 @@ class Companion:
         :param comparison: the pull, at strength 1.
         :param store: the states on which it is computed, ``batch_size`` at a time.
         :param strength: of the pull.
-        :param bound: the largest norm of the pull on what acts, where the agent clips none.
+        :param bound: the largest norm of the pull on the acting module, where the agent clips none.
         :param generator: seeds what the update draws; the global generators are left as they were.
         """
         pulls: list[tuple[Optimizer, Pull]] = []
@@ -66,7 +66,7 @@ class Companion:
             stack.enter_context(private_numbers(generator))
             stack.enter_context(in_place_of(agent, self.policy))
             for optimizer, pull in pulls:
-                stack.enter_context(Deposit(optimizer, pull).armed())
+                stack.enter_context(Injection(optimizer, pull).armed())
             update()
         self._follow(agent)
 
@@ -96,7 +96,7 @@ class Companion:
         return {"rounds": self._rounds}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`tensors` and :meth:`state` returned."""
+        """Load what :meth:`tensors` and :meth:`state` returned."""
         optimizers = optimizers_of(self.policy)
         parts: dict[str, dict[str, Tensor]] = {key: {} for key in ("policy", *(f"optimizer {n}" for n in optimizers))}
         for key, tensor in tensors.items():
@@ -120,7 +120,7 @@ class Pull:
         self,
         policy: BasePolicy,
         parameters: list[nn.Parameter],
-        comparison: Comparison,
+        comparison: ImitationLoss,
         store: StateStore,
         batch_size: int,
         strength: float,
@@ -133,7 +133,7 @@ class Pull:
     def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
         """Return the gradient to deposit, by parameter; all zero when it is not finite."""
         raw = self._comparison.batch(self._store, self._batch_size)
-        with acting_as_evaluated(self._modules), torch.enable_grad():
+        with eval_mode(self._modules), torch.enable_grad():
             terms = self._comparison.parts(self._policy, raw, self.policy_part, self.value_part)
         present = [term for term in terms if term is not None]
         if not present:
@@ -142,7 +142,7 @@ class Pull:
         pairs = [(p, g) for p, g in zip(self._parameters, found, strict=True) if g is not None]
         if not pairs:
             return ()
-        return bounded(pairs, self.bound)[0]
+        return clip_and_sanitize(pairs, self.bound)[0]
 
     def ratio(self, deposited: Tensor, own: Tensor) -> None:
         """Nobody asks."""

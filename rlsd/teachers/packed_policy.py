@@ -37,7 +37,7 @@ _NEEDED = ("policy_class", "policy_kwargs", "observation_space", "action_space")
 _CPU = torch.device("cpu")
 
 
-class Donor:
+class PackedPolicy:
     """A packed policy.
 
     :param name: what messages call it; it ends with a checksum of the weights.
@@ -49,20 +49,20 @@ class Donor:
         self.name, self.packed, self.normalization = name, packed, normalization
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Donor) and other.name == self.name
+        return isinstance(other, PackedPolicy) and other.name == self.name
 
     def __hash__(self) -> int:
         return hash(self.name)
 
     @classmethod
-    def of(cls, agent: BaseAlgorithm) -> Donor:
+    def of(cls, agent: BaseAlgorithm) -> PackedPolicy:
         """Pack the policy of a live agent as it is now."""
         data = {key: getattr(agent, key) for key in _NEEDED} | {"use_sde": getattr(agent, "use_sde", False)}
         weights = {plain_name(name): tensor.detach().cpu() for name, tensor in agent.policy.state_dict().items()}
         return cls._pack(algorithm_name(agent), data, weights, _statistics(agent.get_vec_normalize_env()))
 
     @classmethod
-    def read(cls, path: str, vecnormalize: str = "") -> Donor:
+    def read(cls, path: str, vecnormalize: str = "") -> PackedPolicy:
         """Read the policy of a saved agent, whatever its algorithm.
 
         :param path: an SB3 zip; ``.zip`` may be left out.
@@ -84,7 +84,7 @@ class Donor:
     @classmethod
     def _pack(
         cls, name: str, data: dict[str, Any], weights: dict[str, Tensor], normalization: Normalization | None
-    ) -> Donor:
+    ) -> PackedPolicy:
         packed = io.BytesIO()
         save_to_zip_file(packed, data, {"policy": weights})
         digest = hashlib.sha256()
@@ -118,7 +118,7 @@ class Donor:
         return out
 
     @classmethod
-    def from_tensors(cls, name: str, tensors: Mapping[str, Tensor]) -> Donor:
+    def from_tensors(cls, name: str, tensors: Mapping[str, Tensor]) -> PackedPolicy:
         """Undo :meth:`tensors`."""
         rest = {n.removeprefix("normalization/"): t for n, t in tensors.items() if n.startswith("normalization/")}
         normalization = Normalization.from_tensors(rest, _CPU) if rest else None

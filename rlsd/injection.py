@@ -26,20 +26,20 @@ class Penalty(Protocol):
         """Whether the deposit just made is to be compared with the agent's own gradient."""
 
     def ratio(self, deposited: Tensor, own: Tensor) -> None:
-        """Take note of the norms of the deposited gradient and of the agent's own, on the same parameters."""
+        """Record the norms of the deposited gradient and of the agent's own, on the same parameters."""
 
 
-class Deposit:
+class Injection:
     """Deposits a penalty's gradient whenever an optimizer's gradients are cleared.
 
-    :param optimizer: the one whose steps train what acts.
+    :param optimizer: the one whose steps train the acting module.
     :param penalty: what is deposited.
     """
 
     def __init__(self, optimizer: Optimizer, penalty: Penalty) -> None:
         self._optimizer = optimizer
         self._penalty = penalty
-        self._laid: list[tuple[nn.Parameter, Tensor]] = []
+        self._injected: list[tuple[nn.Parameter, Tensor]] = []
         self._comparison: _Comparison | None = None
 
     @contextmanager
@@ -54,7 +54,7 @@ class Deposit:
 
         def zero_grad(set_to_none: bool = True) -> None:
             original(set_to_none=set_to_none)
-            self._lay()
+            self._inject()
 
         handle = optimizer.register_step_pre_hook(self._check)
         optimizer.__dict__["zero_grad"] = zero_grad
@@ -67,17 +67,17 @@ class Deposit:
                 optimizer.__dict__["zero_grad"] = original
             self._forget()
 
-    def _lay(self) -> None:
+    def _inject(self) -> None:
         self._forget()
         for parameter, gradient in self._penalty.gradients():
             parameter.grad = gradient
-            self._laid.append((parameter, gradient))
-        if self._laid and self._penalty.wants_ratio:
-            self._comparison = _Comparison(self._laid)
+            self._injected.append((parameter, gradient))
+        if self._injected and self._penalty.wants_ratio:
+            self._comparison = _Comparison(self._injected)
 
     def _check(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         # Autograd adds to a gradient in place, so what was laid down must still be the very same tensors.
-        if any(parameter.grad is not gradient for parameter, gradient in self._laid):
+        if any(parameter.grad is not gradient for parameter, gradient in self._injected):
             raise RuntimeError(
                 "the algorithm cleared the gradients between optimizer.zero_grad() and optimizer.step(), "
                 "so the distillation gradient was lost: this algorithm cannot be distilled through its optimizer"
@@ -87,7 +87,7 @@ class Deposit:
         self._forget()
 
     def _forget(self) -> None:
-        self._laid.clear()
+        self._injected.clear()
         if self._comparison is not None:
             self._comparison.remove()
             self._comparison = None
@@ -121,7 +121,7 @@ class _Comparison:
             handle.remove()
 
 
-def bounded(
+def clip_and_sanitize(
     gradients: Sequence[tuple[nn.Parameter, Tensor]], bound: float | None
 ) -> tuple[list[tuple[nn.Parameter, Tensor]], Tensor, Tensor]:
     """Return a gradient shrunk to a norm of at most ``bound``, and all zero where it is not finite.
@@ -141,7 +141,7 @@ def bounded(
 
 
 @contextmanager
-def acting_as_evaluated(modules: Iterable[nn.Module]) -> Iterator[None]:
+def eval_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Put every module in evaluation mode, and each back into its own afterwards.
 
     Else batch norm would learn from replayed states and dropout would draw random numbers. Each flag is set for itself,
