@@ -260,3 +260,12 @@ def test_the_readmes_measured_figures_are_those_of_the_committed_files() -> None
         finals = [result["final"] for result in results if result["variant"] == variant]
         figures = f"{words} {sum(finals) / len(finals):.1f} / {min(finals):.1f}"
         assert figures in readme, f"README does not give Acrobot's {figures}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=title)
+def test_a_module_that_a_page_names_is_there(page):
+    text = re.sub(r"```python\n.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    named = set(re.findall(r"(?<![\w/.-])((?:[a-z_]+/)*[a-z_]+\.py)(?=[`<,\s)])", text)) - {"my_module.py"}
+    places = [ROOT, ROOT / "rlsd", ROOT / "scripts" / "benchmarks", ROOT / "scripts" / "experiments", page.parent]
+    gone = sorted(name for name in named if not any((place / name).exists() for place in places))
+    assert not gone, f"{page.name} names what is not there: {gone}"
