@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
+from rlsd.activity import Activity
 from rlsd.actors import algorithm_name, examined
 from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
@@ -58,6 +59,8 @@ class Distiller:
         self.config = config
         self._policy = agent.policy
         self.actor = examined(agent)
+        #: In how many updates it pulled.
+        self.activity = Activity()
         #: The agent's environment steps and its episodes, through all calls of ``learn()``.
         self.clock, self.ended = StepCounter(), Episodes()
         self.teacher = config.teacher.build(self.actor)
@@ -158,12 +161,15 @@ class Distiller:
 
         :raises RuntimeError: when the update throws a deposit away, since it would then silently do nothing.
         """
+        before = self.deposits
         if not self._begin(agent):
             yield
+            self._count(agent, before)
             return
         try:
             with self.states.watching(agent), self._installed(agent):
                 yield
+            self._count(agent, before)
             if self.coefficient.control is not None:
                 self.coefficient.control.learn(self.penalty.feedback(agent))
         finally:
@@ -188,11 +194,14 @@ class Distiller:
 
     def judged(self, agent: BaseAlgorithm, candidates: Tensor, returns: Tensor) -> Tensor:
         """Return the candidates' returns less each one's penalty. For ARS, which has no gradient."""
+        before = self.deposits
         if not self._begin(agent):
+            self._count(agent, before)
             return returns
         with self.metrics.timed():
             try:
                 scores = self.penalty.scores(candidates)
+                self._count(agent, before)
                 if self.coefficient.control is not None:
                     self.coefficient.control.learn(self.penalty.feedback(agent))
                 return returns - scores
@@ -226,6 +235,9 @@ class Distiller:
                 return False
             self.penalty.begin(agent, beta)
             return True
+
+    def _count(self, agent: BaseAlgorithm, deposits: int) -> None:
+        self.activity.count(self.deposits > deposits, self.clock.steps(agent))
 
     def _collect(self, agent: BaseAlgorithm) -> np.ndarray:
         watched = self._watched(agent)
@@ -310,6 +322,7 @@ class Distiller:
             # The next line of the log shows them.
             "figures": self.metrics.state(),
             "age": self._age,
+            "activity": self.activity.state(),
         }
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -334,6 +347,7 @@ class Distiller:
             self.actor.family.load(state["family"])
             self.metrics.load(state.get("figures", {}))  # files of before have none
             self._age = state.get("age")
+            self.activity.load(state.get("activity", {}))
         except (KeyError, TypeError, RuntimeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the saved distillation state does not fit this agent: {reason}") from error

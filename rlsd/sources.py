@@ -226,9 +226,9 @@ def _check_buffer(agent: Any, buffer: Any, setting: str, names: tuple[str, ...])
             rows = {key: as_array(array[first]) for key, array in as_items(buffer.observations).items()}
             if replays:
                 _mark(buffer, 0)
+            each = 1 if getattr(buffer, "generator_ready", False) else buffer.n_envs  # an update flattened it
             fits = rows.keys() == shapes.keys() and all(
-                row.dtype.kind in "biuf" and row.size == buffer.n_envs * math.prod(shapes[key])
-                for key, row in rows.items()
+                row.dtype.kind in "biuf" and row.size == each * math.prod(shapes[key]) for key, row in rows.items()
             )
             found = "" if fits else f"a row of its observations is { ({str(k): row.shape for k, row in rows.items()}) }"
         except Exception as error:  # whatever a container of somebody's own raises

@@ -85,6 +85,9 @@ class TinyEnv(gym.Env[Any, Any]):
             return {key: self._sample(part) for key, part in space.spaces.items()}
         if isinstance(space, spaces.Discrete):
             return int(self.np_random.integers(space.n))
+        if isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
+            most = space.nvec if isinstance(space, spaces.MultiDiscrete) else 2
+            return self.np_random.integers(0, most, space.shape).astype(space.dtype)
         assert isinstance(space, spaces.Box)
         if space.dtype == np.uint8:
             return self.np_random.integers(0, 256, space.shape, dtype=np.uint8)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import hypothesis
+import pytest
 import torch
+from torch.distributions import Distribution
 
 # Small networks run slower on several threads than on one, and tests run side by side.
 torch.set_num_threads(1)
 
 hypothesis.settings.register_profile("rlsd", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("rlsd")
+
+
+@pytest.fixture(autouse=True)
+def _checks_of_arguments() -> Iterator[None]:
+    """Put torch's checks of distribution arguments back: torch.compile switches them off for the whole process."""
+    before = Distribution._validate_args
+    yield
+    Distribution.set_default_validate_args(before)

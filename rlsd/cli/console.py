@@ -40,14 +40,6 @@ class _Swallowing(io.FileIO):
             return memoryview(data).nbytes  # type: ignore[arg-type]
 
 
-class _Nowhere(io.StringIO):
-    """A stream without a place."""
-
-    def write(self, text: str) -> int:
-        """Write nothing."""
-        return len(text)
-
-
 def swallowing(stream: TextIO | None) -> TextIO:
     """Return a stream to the same place that raises nothing: not when that is full, closed, gone or knows no ``±``.
 

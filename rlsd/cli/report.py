@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlsd import latest_checkpoint
 from rlsd.cli.console import say, warn
@@ -19,6 +19,10 @@ from rlsd.cli.provenance import command, provenance
 from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.session import End, Session
 from rlsd.plain import shown
+from rlsd.presets import DEFAULT
+
+if TYPE_CHECKING:
+    from rlsd.distiller import Distiller
 
 
 @dataclass
@@ -110,13 +114,14 @@ def write_results(session: Session, record: Record, score: Score) -> None:
             "timesteps": int(session.agent.num_timesteps),
             "wall_clock_seconds": round(record.seconds, 3),
             "steps_per_second": round(record.speed, 1),
+            "distillation": _distillation(session),
         }
     )
 
 
 def say_start(plan: Plan, folder: RunFolder) -> None:
     """Tell what begins."""
-    kind = "plain SB3" if plan.distill is None else f"self-distillation ({plan.options.recipe or 'default'})"
+    kind = "plain SB3" if plan.distill is None else f"self-distillation ({plan.options.recipe or DEFAULT})"
     say(
         f"{plan.algorithm.__name__} on {plan.env_id}, {kind}: {plan.n_timesteps:,} steps, seed {plan.seed}, "
         f"{plan.hyperparams.n_envs} envs, {plan.device}; hyperparameters {plan.hyperparams.source}"
@@ -132,13 +137,45 @@ def say_end(session: Session, record: Record, score: Score) -> None:
     total = f" ({record.seconds:,.1f} s in {counted})" if session.resumed else ""
     say(f"Return        {score}, deterministic, of the final agent{best}")
     say(f"Wall-clock    {session.seconds:,.1f} s{total}, {record.speed:,.0f} steps/s")
+    distiller = getattr(session.agent, "distiller", None)
+    if distiller is not None:
+        say(f"Distillation  {plan.options.recipe or DEFAULT}: {_in_words(distiller)}")
     say(f"Run           {folder.root}")
     say(f"Final agent   {folder.final_agent}")
     say(f"Best agent    {folder.best_agent}")
     say(f"TensorBoard   {_tensorboard(folder, plan)}")
-    distiller = getattr(session.agent, "distiller", None)
     if distiller is not None and not distiller.teacher.ready:
         warn(f"Nothing was distilled: {_why_no_teacher(session.agent)}")
+
+
+def _distillation(session: Session) -> dict[str, Any] | None:
+    """Return what distillation did, as plain data; None for plain SB3."""
+    distiller = getattr(session.agent, "distiller", None)
+    if distiller is None:
+        return None
+    return {
+        "recipe": session.plan.options.recipe or DEFAULT,
+        **distiller.activity.state(),
+        "said": _in_words(distiller),
+    }
+
+
+def _in_words(distiller: Distiller) -> str:
+    """Return what distillation did, and why where it did nothing."""
+    if not distiller.config.timing.deposits:  # type: ignore[attr-defined]
+        done = {"phase": "phases", "reborn": "rebirths"}.get(distiller.config.timing.name, "")
+        count = int((distiller.auxiliary.figures() if distiller.auxiliary else {}).get(done, 0))
+        return f"{count:,} {done} beside {distiller.activity.updates:,} updates"
+    if distiller.activity.pulled:
+        return str(distiller.activity)
+    if not distiller.teacher.ready:
+        return f"{distiller.activity}: no teacher was taken"
+    gates = [gate.name for gate in distiller.config.strength.gates]  # type: ignore[attr-defined]
+    reasons = {"return": "the return never fell behind the teacher's", "behind": "the policy never fell behind"}
+    reason = next((reasons[name] for name in gates if name in reasons), "")
+    if not reason and distiller.teacher.inactive:
+        reason = "nothing that it knew was left" if distiller.teacher.per_state else "the teacher held nothing"
+    return f"{distiller.activity}{': ' if reason else ''}{reason}"
 
 
 def _why_no_teacher(agent: Any) -> str:

@@ -31,7 +31,7 @@ from rlsd.clock import StepCounter
 from rlsd.io import folders
 from rlsd.io.folders import AGENT, ENVIRONMENT, GENERATORS, MEMORY, REPLAY_BUFFER, STATISTICS, SUMMARY
 from rlsd.io.folders import latest_checkpoint as latest_checkpoint
-from rlsd.observations import as_items, from_items
+from rlsd.observations import as_items, from_items, from_names, to_names
 from rlsd.plain import read_json, shown
 from rlsd.version import __version__
 from rlsd.wrapping import SelfDistilled, is_wrapped, unwrapped
@@ -252,12 +252,13 @@ def _logged(agent: BaseAlgorithm) -> dict[str, dict[str, Any]]:
 
 def _strides(observations: Any) -> dict[str, list[int]]:
     arrays = {key: array for key, array in as_items(observations).items() if isinstance(array, np.ndarray)}
-    return {key: list(array.strides) for key, array in arrays.items() if min(array.strides, default=0) >= 0}
+    strides = {key: list(array.strides) for key, array in arrays.items() if min(array.strides, default=0) >= 0}
+    return to_names(strides)
 
 
 def _laid_out(observations: Any, strides: dict[str, list[int]]) -> Any:
     """Lay observations out in memory as they were: unpickled they are contiguous, and convolutions round otherwise."""
-    items = as_items(observations)
+    items, strides = as_items(observations), from_names(strides)
     for key in items.keys() & strides.keys():
         array = items[key]
         extent = array.itemsize + sum((n - 1) * step for n, step in zip(array.shape, strides[key], strict=True))

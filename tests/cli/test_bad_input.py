@@ -69,7 +69,7 @@ WRONG = {
     "damaged zip": (f"{CARTPOLE} -i FILES/broken.zip", ["broken.zip"]),
     "not a zip": (f"{CARTPOLE} -i FILES/words.zip", ["words.zip"]),
     "zip of another algorithm": (f"{CARTPOLE} -i FILES/a2c.zip", ["a2c.zip", "A2C", "PPO"]),
-    "zip for other spaces": (f"{CARTPOLE} -i FILES/pendulum.zip", ["pendulum.zip", "space"]),
+    "zip for other spaces": (f"{CARTPOLE} -i FILES/pendulum.zip", ["pendulum.zip", "Spaces"]),
     "no config": (f"{CARTPOLE} --config FILES/nope.yml", ["nope.yml"]),
     "bad YAML": (f"{CARTPOLE} --config FILES/bad.yml", ["bad.yml", "YAML"]),
     "unknown key in YAML": (f"{CARTPOLE} --config FILES/unknown.yml", ["techer", "teacher"]),

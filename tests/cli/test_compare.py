@@ -223,10 +223,12 @@ def test_stopping_ends_what_runs_and_starts_no_more(tmp_path, monkeypatch):
     started, ended = Event(), Event()
 
     class Process:
+        pid = 0
+
         def __init__(self, *args, **kwargs):
             started.set()
 
-        def wait(self):
+        def wait(self, timeout=None):
             ended.wait(10)
             return 130
 
@@ -234,6 +236,7 @@ def test_stopping_ends_what_runs_and_starts_no_more(tmp_path, monkeypatch):
             ended.set()
 
     monkeypatch.setattr(trials_module.subprocess, "Popen", Process)
+    monkeypatch.setattr(trials_module, "guard", lambda pid, grace: None)
     (trial,) = plan_trials(options(f"--env CartPole-v1 --variants default --seeds 5 -n 64 {TINY}", tmp_path))
     trainer = Trainer()
     thread = Thread(target=trainer.train, args=(trial,))

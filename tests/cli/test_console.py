@@ -42,7 +42,8 @@ def test_no_stream_and_a_closed_one_stop_nothing(monkeypatch, speak, name):
     for stream in (None, closed):
         monkeypatch.setattr(sys, name, stream)
         speak("unheard")
-        swallowing(stream).write("unheard")
+        with swallowing(stream) as nowhere:
+            nowhere.write("unheard")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

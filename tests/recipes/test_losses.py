@@ -494,8 +494,8 @@ def test_phasic_trains_the_joint_loss_on_the_states_of_32_rollouts() -> None:
         train(*args, **kwargs)
 
     def states(index: Any) -> Any:
-        if isinstance(index, slice):
-            before.load_state_dict(copied(policy))  # asked for the targets, before the first step
+        if not steps:
+            before.load_state_dict(copied(policy))  # the targets are those of before the first step
         drawn.append(states_of(index))
         return drawn[-1]
 
@@ -526,10 +526,11 @@ def test_phasic_trains_the_joint_loss_on_the_states_of_32_rollouts() -> None:
     agent.learn(16, reset_num_timesteps=False)
     assert [n for n, _ in steps] == [256, 256] * 6, "six passes over 32 rollouts of 16 states"
     assert max(held for _, held in steps) > 0.01
-    shown = torch.cat(drawn[1:5:2]).numpy()
+    drawn = drawn[-24:]  # behind those that the targets were asked for: six passes of two minibatches with returns
+    shown = torch.cat(drawn[0:4:2]).numpy()
     all_states, all_returns = (np.concatenate(some) for some in zip(*rollouts, strict=True))
     assert {row.tobytes() for row in shown} == {row.tobytes() for row in all_states}
-    assert torch.cat(drawn[2:6:2]).sort()[0].numpy() == pytest.approx(np.sort(all_returns), abs=1e-6)
+    assert torch.cat(drawn[1:5:2]).sort()[0].numpy() == pytest.approx(np.sort(all_returns), abs=1e-6)
     assert agent.distiller.deposits == 0, "the agent's own steps carry no penalty"
 
 

@@ -92,7 +92,7 @@ def test_the_agents_own_buffer_can_be_a_part():
 
 
 class Echo:
-    version, selects = 1, False
+    version, per_state = 1, False
 
     def ask(self, observations):
         return observations

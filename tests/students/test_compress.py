@@ -28,7 +28,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import rlsd
-from rlsd.observations import Beside, Normalization, as_items, from_items
+from rlsd.observations import Beside, Normalization, as_items, from_items, from_names
 from rlsd.students.compress import compress
 
 CASES = [
@@ -114,7 +114,7 @@ def test_given_states_need_no_environment() -> None:
 def test_stored_states_are_used_where_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("rlsd.students.compress")
     monkeypatch.setattr(module, "_ENOUGH", 30)
-    monkeypatch.setattr(module, "Walk", None)
+    monkeypatch.setattr(module, "DaggerCollector", None)
     compress(distilled(PPO).learn(2 * ROLLOUT), {"net_arch": [2]}, steps=8)  # in the distiller's reservoir
     compress(build(SAC, "box").learn(3 * ROLLOUT), {"net_arch": [2]}, steps=8)  # in the replay buffer
 
@@ -145,7 +145,7 @@ def test_states_that_a_loaded_agent_only_counts_are_gathered(
     if cls is DQN:
         agent.save_replay_buffer(tmp_path / "buffer")
         loaded.load_replay_buffer(tmp_path / "buffer")
-        monkeypatch.setattr(module, "Walk", None)
+        monkeypatch.setattr(module, "DaggerCollector", None)
         compress(loaded, {"net_arch": [2]}, steps=8)
 
 
@@ -166,7 +166,7 @@ def test_given_states_are_what_the_agent_is_shown_also_as_its_environment_gives_
     turned: Any = {k: own_shape(v, own[k]) for k, v in given.items()} if kind == "dict" else own_shape(given, own)
     for states in (given, turned):
         compress(agent, {"net_arch": [2]}, states=states)
-        stored = stores.pop().tensors()
+        stored = from_names(stores.pop().tensors())
         assert not differences({key: value.reshape(5, -1) for key, value in stored.items()}, shown)
 
 

@@ -115,8 +115,7 @@ class Quiet(BaseCallback):
     """A callback for rollouts outside ``learn``; with VecNormalize it is the source's recorder."""
 
     def __new__(cls, agent: Any) -> Any:
-        recorder = agent.distiller.recorder(agent)
-        if recorder is not None:
+        for recorder in agent.distiller.recorders(agent):
             recorder.model, recorder.locals, recorder.globals = agent, {}, {}
             return recorder
         return super().__new__(cls)
