@@ -144,7 +144,7 @@ def say_end(session: Session, record: Record, score: Score) -> None:
     say(f"Final agent   {folder.final_agent}")
     say(f"Best agent    {folder.best_agent}")
     say(f"TensorBoard   {_tensorboard(folder, plan)}")
-    if distiller is not None and not distiller.teacher.ready:
+    if distiller is not None and not distiller.teacher.ready and not distiller.teacher.episodic:
         warn(f"Nothing was distilled: {_why_no_teacher(session.agent)}")
 
 
@@ -169,7 +169,8 @@ def _in_words(distiller: Distiller) -> str:
     if distiller.activity.pulled:
         return str(distiller.activity)
     if not distiller.teacher.ready:
-        return f"{distiller.activity}: no teacher was taken"
+        waits = "episodes went on beginning as they did" if distiller.teacher.episodic else "no teacher was taken"
+        return f"{distiller.activity}: {waits}"
     gates = [gate.name for gate in distiller.config.strength.gates]  # type: ignore[attr-defined]
     reasons = {"return": "the return never fell behind the teacher's", "behind": "the policy never fell behind"}
     reason = next((reasons[name] for name in gates if name in reasons), "")

@@ -285,3 +285,29 @@ def test_a_run_that_its_last_update_broke_replaces_nothing_and_says_so_in_one_li
     assert not [path for path in (run / "checkpoints").iterdir() if path.name == "256"], "a broken checkpoint"
     monkeypatch.undo()
     assert main(["train", "--resume", str(run), "-n", "256"]) == 0, "it could not go on"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--recipe", "snapshot", "--distill", "teacher.every=64"], "snapshot: pulled in "),
+        (["--recipe", "remember"], "idle in all 2 updates: episodes went on beginning as they did"),
+        (["--distill", "teacher.every=64"], "guard: idle in all 2 updates: the return never fell behind the teacher's"),
+        (["--recipe", "phasic"], "phasic: 0 phases beside 2 updates"),
+        (["--baseline"], ""),
+    ],
+    ids=["pulled", "remember", "guard", "phasic", "plain"],
+)
+def test_a_run_says_at_its_end_what_distillation_did(tmp_path, capsys, words, said):
+    one = ["-params", "n_steps:128", "n_envs:2", "batch_size:128", "n_epochs:1"]
+    assert train(tmp_path, *words, *one) == 0
+    captured = capsys.readouterr()
+    lines = [line for line in captured.out.splitlines() if line.startswith("Distillation")]
+    written = json.loads((tmp_path / "ppo" / "CartPole-v1_1" / "results.json").read_text())["distillation"]
+    assert said in "".join(lines), lines
+    assert bool(lines) == bool(said) == (written is not None), "plain SB3 has no such line"
+    if written is not None:
+        assert lines[0].endswith(written["said"]) and written["updates"] == 2
+    assert "no teacher was taken" not in captured.err or "remember" not in words, (
+        "it waits for a change, not for a teacher"
+    )
