@@ -78,7 +78,8 @@ def budget(device: torch.device) -> int | None:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\d+)?)\s*([KMGT]?B?)\s*", said, re.IGNORECASE)
         unit = match[2].upper() if match else "?"
         if match is None or unit not in _UNITS:
-            raise ValueError(f"{VARIABLE} must be bytes or a number with KB, MB, GB, TB such as 8GB, got {shown(said)}")
+            wanted = "bytes or a number with KB, MB, GB or TB such as 8GB"
+            raise ValueError(f"{VARIABLE} must be {wanted}, got {shown(said)}")
         return int(float(match[1]) * _UNITS[unit])
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_memory()
     return None if free is None else int(free * SHARE)

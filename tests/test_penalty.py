@@ -52,13 +52,13 @@ def build(
 def recorded(penalty: Penalty) -> list[Batch]:
     """The minibatches that the penalty draws from now on."""
     batches: list[Batch] = []
-    draw = penalty.replay.next
+    draw = penalty.cache.next
 
     def next_(teacher):
         batches.append(draw(teacher))
         return batches[-1]
 
-    penalty.replay.next = next_
+    penalty.cache.next = next_
     return batches
 
 
@@ -161,8 +161,8 @@ def test_a_gradient_that_is_not_finite_is_dropped_whole_and_counted(name, bad):
     penalty.begin(agent, beta=1.0)
     penalty.gradients()
     assert float(penalty.dropped) == 0
-    penalty.replay.versions[:] = penalty.teacher.version
-    penalty.replay.targets[:, 0] = bad
+    penalty.cache.versions[:] = penalty.teacher.version
+    penalty.cache.targets[:, 0] = bad
     for count in (1, 2):
         dropped = flat(penalty.gradients())
         assert (dropped == 0).all()
@@ -179,8 +179,8 @@ def test_a_term_that_is_not_finite_is_dropped_and_counted():
     expected = 0.5 * KL()(penalty.actor.family, batches[0].targets, student).mean()
     torch.testing.assert_close(term, expected)
     assert term.requires_grad, "it is differentiated elsewhere"
-    penalty.replay.versions[:] = penalty.teacher.version
-    penalty.replay.targets[:] = float("nan")
+    penalty.cache.versions[:] = penalty.teacher.version
+    penalty.cache.targets[:] = float("nan")
     assert penalty.term() is None
     assert float(penalty.dropped) == 1
 
