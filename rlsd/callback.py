@@ -34,7 +34,9 @@ class SelfDistillation(BaseCallback):
         self.config = _config(self._wanted, self._changes, values=has_values(type(self.model)))
         present = getattr(self.model, "distiller", None)
         if present is None:
-            distill(self.model, self.config)
+            agent: Any = distill(self.model, self.config)
+            if agent.num_timesteps == 0:  # learn() has just reset the environment
+                agent.distiller.ended.begin(agent)
         elif differing := _differing(present.config.to_dict(), self.config.to_dict()):
             raise ValueError(
                 f"the agent is distilled already, with {'; '.join(differing)}: "

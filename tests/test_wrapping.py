@@ -669,7 +669,8 @@ def test_a_logger_and_a_seed_can_be_set_between_and_inside_learn_calls() -> None
 
 
 def test_more_environments_can_be_set_where_the_agent_is_set_up_again() -> None:
-    agent = distilled(distill="selective").learn(3 * ROLLOUT)
+    often = rlsd.recipe("selective", **{"teacher.every": ROLLOUT})
+    agent = distilled(distill=often).learn(3 * ROLLOUT)
     agent.n_envs = 3
     agent.set_env(make_env(n_envs=3))
     agent._setup_model()
