@@ -2,8 +2,9 @@
 
 import importlib
 import importlib.util
-import sys
 from typing import TYPE_CHECKING, Any
+
+from rlsd_envs.tasks import register
 
 if TYPE_CHECKING:
     from rlsd_envs.api import *  # noqa: F403
@@ -26,6 +27,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__getattr__("__all__")})
 
 
-# Gymnasium registers the tasks by its entry point when it is imported; not where this package is not installed.
-if "gymnasium" in sys.modules:
-    importlib.import_module("rlsd_envs.tasks").register()
+register()

@@ -13,7 +13,6 @@ from rlsd_envs.errors import (
 from rlsd_envs.factory import make_vec_env
 from rlsd_envs.flipped import Flipped
 from rlsd_envs.grids import GridCnn
-from rlsd_envs.tasks import register
 
 __all__ = [
     "BACKENDS",
@@ -28,5 +27,3 @@ __all__ = [
     "VectorEnvAdapter",
     "make_vec_env",
 ]
-
-register()  # where this package is not installed, Gymnasium does not find its entry point

@@ -1,8 +1,10 @@
-"""The tasks that this package adds to Gymnasium, registered by its entry point ``gymnasium.envs``."""
+"""The tasks that this package adds to Gymnasium, as soon as it is imported."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from gymnasium.envs import registration
 
 _FLIPPED = "rlsd_envs.flipped:make_flipped"
 #: By id. All take ``flipped`` and what their environment takes; ``Flip-v1`` takes the ``env_id`` of any other task.
@@ -19,8 +21,6 @@ TASKS: dict[str, dict[str, Any]] = {
 
 def register() -> None:
     """Register the tasks that are not registered yet."""
-    from gymnasium.envs import registration  # it may be in the middle of its own import
-
     for name, settings in TASKS.items():
         if name not in registration.registry:
             registration.register(name, **settings)
