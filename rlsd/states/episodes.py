@@ -11,12 +11,10 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from rlsd.config import integer
 from rlsd.episodes import EPISODE
 from rlsd.memory import check_states
 from rlsd.observations import Observations, from_items
-from rlsd.states.base import States, checked_capacity
-from rlsd.states.reservoir import ReservoirStore
+from rlsd.states.reservoir import Reservoir, ReservoirStore
 
 
 class EpisodeStore(ReservoirStore):
@@ -100,7 +98,7 @@ class EpisodeStore(ReservoirStore):
 
 
 @dataclass(frozen=True)
-class Episodes(States, name="episodes"):
+class Episodes(Reservoir, name="episodes"):
     """A uniform sample over all states of the agent's life, which knows of which episode each is.
 
     Once the teacher tells that the task has changed, each task has an equal share of the states.
@@ -111,13 +109,6 @@ class Episodes(States, name="episodes"):
         Usual range 64 to 512.
     :raises ValueError: when the capacity is smaller than the batch.
     """
-
-    capacity: int = integer(20_000, low=1)
-    batch_size: int = integer(128, low=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checked_capacity(self.capacity, self.batch_size)
 
     def build(self, seed: np.random.SeedSequence, agent: BaseAlgorithm) -> EpisodeStore:  # noqa: D102
         check_states(self.capacity, agent.observation_space, agent.device, beside=16)
