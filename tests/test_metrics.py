@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlsd import monitoring
+from rlsd import metrics
 from rlsd.metrics import Metrics
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def clock(monkeypatch):
     """A clock that is set by hand."""
     hand_set = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(monitoring, "time", SimpleNamespace(perf_counter=lambda: hand_set.now))
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: hand_set.now))
     return hand_set
 
 

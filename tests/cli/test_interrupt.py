@@ -13,7 +13,6 @@ from rlsd.cli.interrupt import SIGNALS, TOGETHER, on_signals, stop_on_signals
 def later(monkeypatch):
     """Lets time pass: a function to be called between signals that do not come together."""
     now = [0.0]
-    monkeypatch.setattr(interrupt, "_last_signal", -1e9)
     monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
 
     def pass_by(seconds=2 * TOGETHER):

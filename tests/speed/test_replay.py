@@ -17,8 +17,9 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import rlsd
-from rlsd import memory, replay
+from rlsd import memory
 from rlsd.sources import ReplaySource
+from rlsd.speed import replay
 from rlsd.speed.replay import DeviceReplayBuffer, TensorReplayBuffer
 
 DISCRETE = spaces.Discrete(4)
