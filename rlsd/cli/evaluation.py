@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from rlsd import faults
 from rlsd.cli.console import warn
 from rlsd.cli.errors import one_line
+from rlsd.cli.masks import masked_prediction
 from rlsd.cli.runfolder import RunFolder
 from rlsd.io import files
 from rlsd.io.resume import notes_of
@@ -68,11 +70,22 @@ def _warn_of_endless() -> None:
 
 def evaluate(agent: BaseAlgorithm, env: VecEnv, episodes: int) -> Score:
     """Run ``episodes`` episodes of the agent's most likely actions."""
-    with standing_in(agent.policy, lean_methods(agent.policy)):
-        returns, _ = evaluate_policy(
-            agent, env, n_eval_episodes=episodes, return_episode_rewards=True, callback=cut_endless
-        )
+    returns, _ = play(agent.policy, env, episodes)
     return Score(float(np.mean(returns)), float(np.std(returns)), np.size(returns))
+
+
+def play(policy: BasePolicy, env: VecEnv, episodes: int, deterministic: bool = True) -> tuple[list[float], list[int]]:
+    """Run ``episodes`` episodes, and return the return and the length of each.
+
+    :param deterministic: whether the most likely action is taken, and not one that is drawn.
+    """
+    with standing_in(policy, lean_methods(policy)), standing_in(policy, masked_prediction(policy, env)):
+        returns: Any
+        lengths: Any
+        returns, lengths = evaluate_policy(
+            policy, env, episodes, deterministic, return_episode_rewards=True, callback=cut_endless
+        )
+    return returns, lengths
 
 
 class Evaluation(EvalCallback):
@@ -131,7 +144,8 @@ class Evaluation(EvalCallback):
         # SB3 writes the file in place, where a kill would leave half of it.
         self.log_path: Any = io.BytesIO()
         self.best_model_save_path = None if broken else str(self._folder.root)
-        going_on = super()._on_step()
+        with standing_in(self.model.policy, masked_prediction(self.model.policy, self.eval_env)):
+            going_on = super()._on_step()
         files.write_bytes(self._folder.evaluations, self.log_path.getvalue())
         if self.best_mean_reward > best:
             self._found_better(best, broken)

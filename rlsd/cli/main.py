@@ -34,6 +34,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("rlsd.cli.train", "train an agent: rlsd train --env CartPole-v1"),
+    "enjoy": Command("rlsd.cli.enjoy", "watch a saved agent, in a window or as a film"),
+    "evaluate": Command("rlsd.cli.evaluate", "measure a saved agent, also against another one"),
     "compare": Command("rlsd.cli.compare", "train variants on many seeds and compare them"),
     "recipes": Command("rlsd.cli.recipes", "list the recipes that --recipe takes"),
 }

@@ -52,7 +52,7 @@ class RunFolder:
         above = tuple(place for place in (parent, *parent.parents) if not place.exists())
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            number = 1 + max([0, *_numbers(parent, name)])
+            number = 1 + max([0, *numbers(parent, name)])
             while True:
                 try:
                     (parent / f"{name}_{number}").mkdir()
@@ -67,7 +67,7 @@ class RunFolder:
 
     @classmethod
     def find(cls, run: str, log_folder: Path, algo: str, env_id: str | None) -> RunFolder:
-        """Find the folder that ``--resume`` means: a path, one below ``log_folder``, or with an env id its number.
+        """Find the folder of a run: a path, one below ``log_folder``, or with an env id its number.
 
         :raises UserError: when there is no such run, or it is none of ours.
         """
@@ -76,7 +76,7 @@ class RunFolder:
             places.append(log_folder / algo / f"{file_name(env_id)}_{run}")
         root = next((place for place in places if place.is_dir()), None)
         if root is None:
-            raise UserError(f"there is no run {shown(run)} to resume: give its folder, e.g. logs/ppo/CartPole-v1_1")
+            raise UserError(f"there is no run {shown(run)}: give its folder, e.g. logs/ppo/CartPole-v1_1")
         arguments = sorted(root.glob("*/args.yml"))
         if not arguments:
             raise UserError(f"{root} is not the folder of a run: it holds no ENV/args.yml")
@@ -216,7 +216,9 @@ def _unwritable(log_folder: Path, error: OSError) -> UserError:
     return UserError(f"cannot write to the log folder {str(log_folder)!r}: {error.strerror}; choose another with -f")
 
 
-def _numbers(parent: Path, name: str) -> list[int]:
+def numbers(parent: Path, name: str) -> list[int]:
     """Return the numbers of the runs of ``name`` that are there."""
+    if not parent.is_dir():
+        return []
     found = (re.fullmatch(rf"{re.escape(name)}_(\d+)", path.name) for path in parent.iterdir())
     return [int(match[1]) for match in found if match]

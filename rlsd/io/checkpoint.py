@@ -242,7 +242,7 @@ def _check_algorithm(name: str, archive: zipfile.ZipFile, algorithm: type[BaseAl
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name} is damaged: its entry 'data' is not valid JSON") from error
     written = None if saved is None else saved.data.get("algorithm")
-    found = _writers(data) if written is None else [str(written)]
+    found = writers(data) if written is None else [str(written)]
     expected = _known(algorithm)
     if expected is not None and found and expected not in found:
         writer = " or ".join(found)
@@ -254,7 +254,7 @@ def _known(algorithm: type[BaseAlgorithm]) -> str | None:
     return next((cls.__name__ for cls in algorithm.__mro__ if cls.__name__ in _KNOWN), None)
 
 
-def _writers(data: dict[str, Any]) -> list[str]:
+def writers(data: dict[str, Any]) -> list[str]:
     """Return the algorithm that wrote a ``data`` entry: none or several where it does not say."""
     found = next((label for label, marks in _FINGERPRINTS if marks <= data.keys()), None)
     if found not in _RELATIVES:
