@@ -1,6 +1,7 @@
 """The reviewed list of public names. ``import rlsd`` leads here when one is first asked for."""
 
 from rlsd.actors import register_actor
+from rlsd.averaging import EvaluateAverage, average
 from rlsd.callback import SelfDistillation
 from rlsd.config import DistillConfig
 from rlsd.divergences import KL, MSE, JensenShannon
@@ -18,6 +19,7 @@ from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, R
 from rlsd.timing import EveryStep
 from rlsd.together import learn_together
 from rlsd.version import __version__
+from rlsd.weight_average import WeightAverage
 from rlsd.wrapping import SelfDistilled, accelerate, distill, undistill
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Ensemble",
     "EntropyFloor",
     "Episodes",
+    "EvaluateAverage",
     "EveryStep",
     "Frozen",
     "JensenShannon",
@@ -60,8 +63,10 @@ __all__ = [
     "Stopped",
     "Stored",
     "ValueAdvantage",
+    "WeightAverage",
     "__version__",
     "accelerate",
+    "average",
     "compress",
     "distill",
     "latest_checkpoint",

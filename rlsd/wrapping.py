@@ -9,22 +9,24 @@ from typing import Any, TypeVar
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 
 from rlsd import faults
 from rlsd.devices import usable_device
 from rlsd.distiller import Distiller
+from rlsd.hooks import announce, joined
 from rlsd.io import checkpoint
 from rlsd.presets import Distill, resolve
 from rlsd.speed import NOTHING, Speed, replay, resolve_speed, update
 from rlsd.speed.accelerator import Accelerator
 from rlsd.speed.lean_update import lean_update
+from rlsd.weight_average import WeightAverage
 
 AgentT = TypeVar("AgentT", bound=BaseAlgorithm)
 
 _OURS = (
     *("distiller", "_distill_config", "_resumed", "_resumed_noise", "_resumed_log"),
-    *("accelerator", "_acceleration", "_loading"),
+    *("accelerator", "_acceleration", "_loading", "weight_average"),
 )
 _CLASSES: dict[type[BaseAlgorithm], type[Any]] = {}
 
@@ -86,7 +88,7 @@ def distill(agent: AgentT, distill: Distill = True) -> AgentT:
 
 
 def undistill(agent: AgentT) -> AgentT:
-    """Switch self-distillation and acceleration off, in place: the agent is an instance of its original class again.
+    """Switch self-distillation, acceleration and averaging off, in place: the agent is of its original class again.
 
     When that is a subclass of what :func:`SelfDistilled` made, it stays so, and trains as the algorithm below does.
     """
@@ -121,7 +123,8 @@ def accelerate(
         replay.give_back(agent, device_too=True)
         if is_wrapped(type(agent)):
             agent.accelerator = None  # type: ignore[attr-defined]
-            return undistill(agent) if getattr(agent, "distiller", None) is None else agent
+            idle = agent.distiller is None and agent.weight_average is None  # type: ignore[attr-defined]
+            return undistill(agent) if idle else agent
         return agent
     accelerator.check(agent)
     if not is_wrapped(type(agent)):
@@ -152,6 +155,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
 
         distiller: Distiller | None
         accelerator: Accelerator | None = None
+        weight_average: WeightAverage | None = None
 
         def __init__(
             self,
@@ -199,11 +203,11 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             return settings
 
         def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
-            announce_boundary(callback)
+            announce(callback, "on_boundary")
             _keep_up(self)
             recorders = [] if self.distiller is None else self.distiller.recorders(self)
             if recorders:
-                callback = _joined(self, recorders, callback)
+                callback = joined(self, recorders, callback)
             if self.accelerator is None:
                 return super().collect_rollouts(env, callback, *args, **kwargs)
             if self.accelerator.due_to_look(self):
@@ -217,6 +221,8 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 self._update(*args, **kwargs)
             if self.distiller is not None:
                 self.distiller.after(self, functools.partial(self._update, *args, **kwargs))
+            if self.weight_average is not None:
+                self.weight_average.enter()
 
         def _update(self, *args: Any, **kwargs: Any) -> None:
             speed = NOTHING if self.accelerator is None else self.accelerator.speed
@@ -236,6 +242,8 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             super().set_parameters(*args, **kwargs)
             if self.distiller is not None:
                 self.distiller.teacher.restart(self)
+            if self.weight_average is not None:
+                self.weight_average.restart()
 
         def _excluded_save_params(self) -> list[str]:
             return [*super()._excluded_save_params(), *_OURS]
@@ -271,6 +279,9 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 saved.restore(agent.distiller, agent)
             elif agent.distiller is not None:
                 agent.distiller.teacher.begin(agent)
+            if saved is not None and saved.average is not None:
+                agent.weight_average = WeightAverage(agent, base)
+                saved.restore_average(agent.weight_average)
             return agent
 
         def __reduce__(self) -> Any:
@@ -295,12 +306,14 @@ def _algorithm_hooks(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any
 
     def _do_one_update(self: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
         """ARS: a boundary, before the candidates are drawn."""
-        announce_boundary(callback)
+        announce(callback, "on_boundary")
         _keep_up(self)
         super(cls, self)._do_one_update(callback, *args, **kwargs)
         distiller = getattr(self, "distiller", None)  # a callback may have undistilled the agent
         if distiller is not None:
             distiller.after(self, _no_update)
+        if getattr(self, "weight_average", None) is not None:
+            self.weight_average.enter()
 
     def _trigger_callback(self: Any, locals_: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """ARS: called at each step of a candidate's episodes, for one environment after the other."""
@@ -336,18 +349,6 @@ def _no_update() -> None:
     """ARS has no update of its own that could run on another student."""
 
 
-def announce_boundary(callback: BaseCallback) -> None:
-    """Call ``on_boundary()`` of every callback that has one: nothing of the coming rollout has happened yet.
-
-    ``on_rollout_start`` comes too late for exact checkpoints: with gSDE, noise has been drawn by then.
-    """
-    hook = getattr(callback, "on_boundary", None)
-    if hook is not None:
-        hook()
-    for child in getattr(callback, "callbacks", ()):
-        announce_boundary(child)
-
-
 def _distiller(agent: Any) -> Distiller | None:
     return None if agent._distill_config is None else Distiller(agent._distill_config, agent)
 
@@ -381,15 +382,6 @@ def _accelerator(speed: Speed | None, device: torch.device | None) -> Accelerato
 def _as_trained(agent: BaseAlgorithm) -> AbstractContextManager[None]:
     accelerator = getattr(agent, "accelerator", None)
     return nullcontext() if accelerator is None else accelerator.as_trained(agent)
-
-
-def _joined(agent: BaseAlgorithm, first: list[BaseCallback], then: BaseCallback) -> CallbackList:
-    """Let callbacks watch a rollout ahead of the user's, without touching the user's."""
-    joined = CallbackList([*first, then])
-    for callback in (joined, *first):
-        callback.model = agent
-        callback.locals, callback.globals = dict(then.locals), then.globals
-    return joined
 
 
 def _restore(base: type[BaseAlgorithm]) -> Any:

@@ -23,13 +23,15 @@ LAYERS = (
     {"rlsd.version", "rlsd.plain", "rlsd.config"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
-    | {"rlsd.activity"}
+    | {"rlsd.activity", "rlsd.hooks"}
     | {"rlsd.io", "rlsd.torch_family", "rlsd.chunks", "rlsd.change", "rlsd.betting"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
     | {"rlsd.episodes"},
-    {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics", "rlsd.students", "rlsd.speed"},
+    {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics", "rlsd.students", "rlsd.speed"}
+    | {"rlsd.weight_average"},
     {"rlsd.io.checkpoint"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
+    | {"rlsd.averaging"}
     | {"rlsd.environment_state", "rlsd.io.weights", "rlsd.students.compress"},
     {"rlsd.api"},
     {"rlsd", "rlsd.cli"},

@@ -183,17 +183,26 @@ def acting_copy(module: nn.Module, owners: Iterable[Any]) -> nn.Module:
 
     Nothing in it is compiled: it is asked about batches of many sizes.
 
-    :param owners: of optimizers, which would double the memory, and of distributions, which may hold tensors of a
-        graph, which cannot be copied.
+    :param owners: of optimizers, which would double the memory, and of distributions.
     """
-    memo: dict[int, Any] = {}
+    owners = [*owners]
+    memo: dict[int, Any] = {id(getattr(owner, "optimizer", None)): None for owner in owners}
+    return graphless_copy(module, owners, memo).requires_grad_(False).train(False)
+
+
+def graphless_copy(module: nn.Module, owners: Iterable[Any], memo: dict[int, Any]) -> nn.Module:
+    """Return a copy of a module that shares no storage, of which nothing is compiled.
+
+    :param owners: of distributions, which may hold tensors of a graph, which cannot be copied.
+    :param memo: as :func:`copy.deepcopy` takes it, for what is to be copied otherwise. It holds all copies afterwards.
+    """
+    owners = [*owners]
     for owner in owners:
-        memo[id(getattr(owner, "optimizer", None))] = None
         dist = getattr(owner, "action_dist", None)
         if dist is not None and not isinstance(dist, nn.Module):  # a module has weights of its own to be copied
             memo[id(dist)] = unused(dist)
     # So may any attribute: a layer's weight under weight_norm, an output that was kept to be looked at.
-    for part in module.modules():
+    for part in [*module.modules(), *owners]:
         memo |= {id(tensor): tensor.detach().clone() for tensor in _held(part) if not tensor.is_leaf}
     compiled = [part for part in module.modules() if uncompiled(part) is not part]
     for part in reversed(compiled):  # the innermost first
@@ -204,7 +213,7 @@ def acting_copy(module: nn.Module, owners: Iterable[Any]) -> nn.Module:
             method = getattr(value, "_torchdynamo_orig_callable", None)
             if isinstance(method, MethodType) and id(method.__self__) in memo:
                 vars(part)[name] = MethodType(method.__func__, memo[id(method.__self__)])
-    return copied.requires_grad_(False).train(False)
+    return copied
 
 
 def _held(thing: Any) -> Iterator[Tensor]:

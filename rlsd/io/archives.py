@@ -1,4 +1,4 @@
-"""Reading zips that may come from anybody: what unfolds is bounded, whatever the file claims.
+"""Zips: of those that may come from anybody what unfolds is bounded, whatever the file claims.
 
 SB3 compresses nothing, but its zips are plain archives that people open and put back together, mostly compressed. So
 compression is no fault. What an entry claims to unfold into is looked at first, and what really unfolds is counted.
@@ -9,9 +9,14 @@ from __future__ import annotations
 import bz2
 import copy
 import io
+import os
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 from rlsd.memory import readable
@@ -93,3 +98,23 @@ def _bunzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     raw: Any = copy.copy(info)
     raw.compress_type, raw.file_size, raw.CRC = zipfile.ZIP_STORED, info.compress_size, None
     return bz2.BZ2File(archive.open(raw))
+
+
+@contextmanager
+def dates_that_zips_take() -> Iterator[None]:
+    """Let zips be written inside whatever the clock says: without a battery it begins in 1970, and zips in 1980."""
+    year = time.localtime().tm_year
+    if 1980 <= year <= 2107:
+        yield
+        return
+    clock: Any = zipfile.time  # type: ignore[attr-defined] # the module that zipfile asks
+    zipfile.time = SimpleNamespace(time=clock.time, localtime=lambda *_: (1980, 1, 1, 0, 0, 0, 0, 1, 0))  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        zipfile.time = clock  # type: ignore[attr-defined]
+
+
+def with_suffix(path: Any) -> Path:
+    """Return the file that SB3 means by a path: ``.zip`` is added when it has no suffix."""
+    return Path(path) if Path(path).suffix else Path(f"{os.fspath(path)}.zip")

@@ -1,8 +1,8 @@
 """What an agent's zip holds beside SB3's own entries, and how it is written so that no file is ever lost.
 
-``rlsd/config.json`` holds the five answers and the plain part of the state, ``rlsd/state.safetensors`` the tensors.
-Plain SB3 ignores both. Reading them runs no code. The rest of the zip is SB3's own, which unpickles: load only what
-you trust.
+``rlsd/config.json`` holds the five answers and the plain part of the state, ``rlsd/state.safetensors`` the tensors, and
+``rlsd/average.safetensors`` those of an average of the weights. Plain SB3 ignores them. Reading them runs no code. The
+rest of the zip is SB3's own, which unpickles: load only what you trust.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ import lzma
 import os
 import struct
 import tempfile
-import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import safetensors.torch
@@ -33,13 +30,15 @@ from rlsd import faults
 from rlsd.config import DistillConfig
 from rlsd.distiller import Distiller
 from rlsd.io import files
-from rlsd.io.archives import broken, check_sizes, unfold
+from rlsd.io.archives import broken, check_sizes, dates_that_zips_take, unfold, with_suffix
 from rlsd.memory import readable
 from rlsd.plain import read_json, shown
 from rlsd.version import __version__
+from rlsd.weight_average import WeightAverage
 
 CONFIG = "rlsd/config.json"
 STATE = "rlsd/state.safetensors"
+AVERAGE = "rlsd/average.safetensors"
 FORMAT = 1
 #: Bytes in which the tensors of :data:`STATE` are described: 40,000 of them; ten teachers of large networks are 1,000.
 _HEADER = 4 * 10**6
@@ -107,26 +106,6 @@ def _write_plain(path: Path, plain_save: Callable[[Any], None]) -> None:
         plain_save(file)
 
 
-@contextmanager
-def dates_that_zips_take() -> Iterator[None]:
-    """Let zips be written inside whatever the clock says: without a battery it begins in 1970, and zips in 1980."""
-    year = time.localtime().tm_year
-    if 1980 <= year <= 2107:
-        yield
-        return
-    clock: Any = zipfile.time  # type: ignore[attr-defined] # the module that zipfile asks
-    zipfile.time = SimpleNamespace(time=clock.time, localtime=lambda *_: (1980, 1, 1, 0, 0, 0, 0, 1, 0))  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        zipfile.time = clock  # type: ignore[attr-defined]
-
-
-def with_suffix(path: Any) -> Path:
-    """Return the file that SB3 means by a path: ``.zip`` is added when it has no suffix."""
-    return Path(path) if Path(path).suffix else Path(f"{os.fspath(path)}.zip")
-
-
 def existing(path: Any) -> Any:
     """Return the file to load: the path itself if it is a file, else with ``.zip`` added; an open file as it is.
 
@@ -142,17 +121,24 @@ def existing(path: Any) -> Any:
 
 def _append(path: Path, agent: BaseAlgorithm, distiller: Distiller | None) -> None:
     config: dict[str, Any] = {"format": FORMAT, "rlsd": __version__, "algorithm": _known(type(agent)), "distill": None}
+    average = getattr(agent, "weight_average", None)
     with dates_that_zips_take(), zipfile.ZipFile(path, "a", strict_timestamps=False) as archive:
         if distiller is not None:
             config |= {"distill": distiller.config.to_dict(), "state": distiller.state()}
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distiller.tensors().items()}
-            state = files.beside(path, files.PARTIAL)
-            try:
-                safetensors.torch.save_file(tensors, state)
-                archive.write(state, STATE)
-            finally:
-                state.unlink(missing_ok=True)
+            _write_tensors(archive, STATE, distiller.tensors(), path)
+        if average is not None:
+            config |= {"average": average.state()}
+            _write_tensors(archive, AVERAGE, average.tensors(), path)
         archive.writestr(CONFIG, json.dumps(config, indent=2))
+
+
+def _write_tensors(archive: zipfile.ZipFile, entry: str, tensors: Mapping[str, Tensor], path: Path) -> None:
+    written = files.beside(path, files.PARTIAL)
+    try:
+        safetensors.torch.save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, written)
+        archive.write(written, entry)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -162,6 +148,12 @@ class Saved:
     path: str
     data: dict[str, Any]
     tensors: dict[str, Tensor]
+    averaged: dict[str, Tensor]
+
+    @property
+    def average(self) -> dict[str, Any] | None:
+        """The state of the average of the weights, None when the agent had none."""
+        return self.data.get("average")
 
     def config(self) -> DistillConfig | None:
         """Return the five answers, None when the agent was saved with distillation off."""
@@ -180,6 +172,13 @@ class Saved:
         try:
             distiller.load(agent, self.tensors, self.data["state"])
         except (KeyError, ValueError) as error:
+            raise ValueError(f"{self.path}: {error}") from error
+
+    def restore_average(self, average: WeightAverage) -> None:
+        """Put the saved average of the weights into a fresh one."""
+        try:
+            average.load(self.averaged, self.data["average"])
+        except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
 
 
@@ -221,7 +220,7 @@ def _read_entries(name: str, archive: zipfile.ZipFile) -> Saved | None:
         return None
     try:
         data = read_json(unfold(archive, CONFIG))
-        tensors = _tensors(unfold(archive, STATE)) if STATE in entries else {}
+        tensors, averaged = (_tensors(unfold(archive, part)) if part in entries else {} for part in (STATE, AVERAGE))
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"{name} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -231,7 +230,7 @@ def _read_entries(name: str, archive: zipfile.ZipFile) -> Saved | None:
             f"{name} was written by rlsd {shown(writer)} in format {shown(found)}, and rlsd {__version__} reads "
             f"format {FORMAT}: load it with the rlsd that wrote it, or with plain SB3, which ignores the distillation"
         )
-    return Saved(name, data, tensors)
+    return Saved(name, data, tensors, averaged)
 
 
 def _check_algorithm(name: str, archive: zipfile.ZipFile, algorithm: type[BaseAlgorithm], saved: Saved | None) -> None:

@@ -88,7 +88,7 @@ class PolicyReset(AuxiliaryTraining):
             return
         if not passed:
             self.probation.bring_back(agent)
-            self._distiller.teacher.restart(agent)
+            self._restart(agent)
             self.returned += 1
         self.probation.end()
 
@@ -129,7 +129,13 @@ class PolicyReset(AuxiliaryTraining):
         self.rebirths += 1
         self.probation.begin(agent)
         take_over(agent, student, with_optimizers=not learned)
+        self._restart(agent)
+
+    def _restart(self, agent: BaseAlgorithm) -> None:
+        """Let all averages of the agent's weights begin anew: they were exchanged."""
         self._distiller.teacher.restart(agent)
+        if getattr(agent, "weight_average", None) is not None:
+            agent.weight_average.restart()  # type: ignore[attr-defined]
 
     def _comparison(self, agent: BaseAlgorithm) -> ImitationLoss:
         tutor = Demonstrator(agent, self._distiller.actor, self._distiller.teacher)
