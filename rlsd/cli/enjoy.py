@@ -131,7 +131,9 @@ def _record(policy: BasePolicy, env: VecEnv, options: EnjoyOptions, agent: Saved
     settings: dict[str, Any] = {"duration": 1000 / rate, "loop": 0} if gif else {"fps": rate, "macro_block_size": 1}
     unfinished = files.beside(target, target.suffix)
     try:
-        with imageio.get_writer(unfinished, format="GIF" if gif else "FFMPEG", **settings) as film:
+        # Where imageio is installed its types are known, and are those of a class above the writer's.
+        writer: Any = imageio.get_writer(unfinished, format="GIF" if gif else "FFMPEG", **settings)
+        with writer as film:
             for _ in _play(policy, env, options):
                 with blame_input(f"{agent.env_id} cannot draw itself"):
                     picture = env.render()
