@@ -226,7 +226,7 @@ def build(algorithm: type[Any], kind: str = "discrete", env: VecEnv | None = Non
     if issubclass(algorithm, RecurrentPPO):
         policy_kwargs |= {"lstm_hidden_size": 4}
     if issubclass(algorithm, OffPolicyAlgorithm):
-        arguments |= {"buffer_size": 64, "batch_size": 8, "train_freq": N_STEPS // 2, "gradient_steps": 4}
+        arguments |= {"buffer_size": 64, "batch_size": 8, "train_freq": N_STEPS // 2, "gradient_steps": 2}
         arguments |= {"learning_starts": ROLLOUT}
     if issubclass(algorithm, (DQN, QRDQN)):
         arguments |= {"target_update_interval": ROLLOUT}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -137,10 +138,11 @@ def done(agent: Any) -> int:
 @pytest.mark.parametrize(("recipe", "name"), WORKING)
 def test_stopped_in_the_middle_and_resumed_it_is_as_never_stopped(recipe: str, name: str, tmp_path: Path) -> None:
     # In the middle of an interval of phases and of rebirths.
-    middle, total = 10 * ROLLOUT, 16 * ROLLOUT
+    middle, total = 6 * ROLLOUT, 10 * ROLLOUT
     agent = agent_of(recipe, name).learn(middle)
     before = done(agent)
     assert before, "nothing was distilled before the stop"
+    _check_saved(agent, ALL_ALGORITHMS[name], tmp_path)
     rlsd.save_checkpoint(agent, tmp_path)
     agent.learn(total - middle, reset_num_timesteps=False)
     assert done(agent) > before, "nothing was distilled after the stop"
@@ -150,20 +152,31 @@ def test_stopped_in_the_middle_and_resumed_it_is_as_never_stopped(recipe: str, n
     assert not differences(expected, whole(again))
 
 
-@pytest.mark.parametrize(("recipe", "name"), WORKING)
-def test_what_was_saved_is_the_recipe_and_the_zip_is_plain_sb3s(recipe: str, name: str, tmp_path: Path) -> None:
-    agent = agent_of(recipe, name).learn(6 * ROLLOUT)
-    agent.save(tmp_path / "agent")
-    again = type(agent).load(tmp_path / "agent")
+def _check_saved(agent: Any, algorithm: type[Any], folder: Path) -> None:
+    """What was saved is the recipe, and the zip is plain SB3's."""
+    agent.save(folder / "agent")
+    again = type(agent).load(folder / "agent")
     assert again.distiller.config.to_dict() == agent.distiller.config.to_dict()
     assert not differences(copied(distillation_state(agent)), distillation_state(again))
-    plain = ALL_ALGORITHMS[name].load(tmp_path / "agent")
+    plain = algorithm.load(folder / "agent")
     assert not differences(dict(plain.policy.state_dict()), dict(agent.policy.state_dict()))
 
 
 # A gate asks no more; what waits for another task has tests of its own for each kind.
-@pytest.mark.parametrize("recipe", [name for name in rlsd.recipes() if name not in (*GATED, "remember")])
-@pytest.mark.parametrize("kind", ["multibinary", "gsde", "dict", "image_chw", "normalized"])
+_ELSEWHERE = [
+    (recipe, kind)
+    for kind, recipe in itertools.product(
+        ("multibinary", "gsde", "dict", "image_chw", "normalized"),
+        (name for name in rlsd.recipes() if name not in (*GATED, "remember")),
+    )
+]
+
+
+# Every recipe with two of the kinds, every kind with four or more of the recipes; the slow run takes all.
+@pytest.mark.parametrize(
+    ("recipe", "kind"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if i % 5 not in (0, 2) else []) for i, case in enumerate(_ELSEWHERE)],
+)
 def test_it_works_with_other_actions_and_observations(recipe: str, kind: str) -> None:
     changes = SHORTER[recipe] | ({"teacher": build(PPO, kind, seed=8)} if recipe == "kickstart" else {})
     agent = distilled(PPO, kind, rlsd.recipe(recipe, **changes)).learn(6 * ROLLOUT)
@@ -190,7 +203,7 @@ def test_from_its_bare_name_it_trains_saves_loads_and_resumes(recipe: str, tmp_p
     else:
         distill = recipe
     cls = rlsd.SelfDistilled(PPO)
-    agent = cls("MlpPolicy", "CartPole-v1", distill=distill, **settings).learn(256)
+    agent = cls("MlpPolicy", "CartPole-v1", distill=distill, **settings).learn(128)
     assert agent.distiller.config == rlsd.recipe(
         recipe, **({} if distill is recipe else {"teacher": tmp_path / "teacher.zip"})
     )
@@ -199,8 +212,8 @@ def test_from_its_bare_name_it_trains_saves_loads_and_resumes(recipe: str, tmp_p
     assert all(torch.equal(a, b) for a, b in zip(agent.policy.parameters(), loaded.policy.parameters(), strict=True))
     assert loaded.distiller.config.to_dict() == agent.distiller.config.to_dict()
     rlsd.save_checkpoint(agent, tmp_path / "checkpoint")
-    agent.learn(128, reset_num_timesteps=False)
-    again = rlsd.resume(tmp_path / "checkpoint").learn(128, reset_num_timesteps=False)
+    agent.learn(64, reset_num_timesteps=False)
+    again = rlsd.resume(tmp_path / "checkpoint").learn(64, reset_num_timesteps=False)
     assert all(torch.equal(a, b) for a, b in zip(agent.policy.parameters(), again.policy.parameters(), strict=True))
 
 

@@ -67,6 +67,10 @@ def test_who_needs_checks_inside_has_them() -> None:
     assert Distribution._validate_args is True
 
 
+#: A step at which every agent acts by itself.
+LATER = 2 * ROLLOUT + 4
+
+
 class Spoils(VecEnvWrapper):
     """Gives NaN for one observation, and takes note of actions that are not finite."""
 
@@ -91,13 +95,13 @@ class Spoils(VecEnvWrapper):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "kind"),
+    ("algorithm", "kind", "step"),
     [
-        *[(A2C, "box"), (PPO, "box"), (PPO, "discrete"), (PPO, "multidiscrete"), (PPO, "gsde"), (PPO, "dict")],
-        *[(TRPO, "box"), (SAC, "box"), (SAC, "gsde"), (SAC, "box_dict"), (TQC, "box")],
+        *[(PPO, kind, step) for kind in ("box", "discrete") for step in (3, LATER)],
+        *[(A2C, "box", LATER), (PPO, "multidiscrete", 3), (PPO, "gsde", LATER), (PPO, "dict", 3), (TRPO, "box", LATER)],
+        *[(SAC, "box", 3), (SAC, "gsde", LATER), (SAC, "box_dict", 3), (TQC, "box", LATER)],
     ],
 )
-@pytest.mark.parametrize("step", [3, 2 * ROLLOUT + 4])
 def test_one_observation_that_is_nan_stops_an_agent_where_it_stops_plain_sb3(
     algorithm: type[Any], kind: str, step: int
 ) -> None:

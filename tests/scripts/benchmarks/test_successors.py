@@ -41,7 +41,8 @@ def test_every_successor_is_made_judged_and_written(agents, tmp_path, capsys, mo
 
     steps = {"compress": [], "reborn": []}
     compress = rlsd.compress
-    monkeypatch.setattr(rlsd, "compress", lambda *a, **k: steps["compress"].append(k) or compress(*a, steps=20, **k))
+    few = {"steps": 20, "states": 256, "rounds": 2}
+    monkeypatch.setattr(rlsd, "compress", lambda *a, **k: steps["compress"].append(k) or compress(*a, **few, **k))
     monkeypatch.setattr(rlsd, "Reborn", lambda kind: steps["reborn"].append(kind) or Reborn(kind=kind, steps=20))
     file = tmp_path / "successors.json"
     assert _successors("-i", agents["distilled"], "--net-arch", "4,4", "6", "--json", file) == 0
