@@ -126,6 +126,7 @@ class Evaluation(EvalCallback):
         self._every = every
         self._seed = seed
         self._announce = announce
+        self.evaluations_average: list[list[float]] = []
 
     def _init_callback(self) -> None:
         # Without SB3's warning that a training env in worker processes and an evaluation env in this one differ.
@@ -146,11 +147,29 @@ class Evaluation(EvalCallback):
         self.best_model_save_path = None if broken else str(self._folder.root)
         with standing_in(self.model.policy, masked_prediction(self.model.policy, self.eval_env)):
             going_on = super()._on_step()
-        files.write_bytes(self._folder.evaluations, self.log_path.getvalue())
+        self._judge_average()
+        self._write()
         if self.best_mean_reward > best:
             self._found_better(best, broken)
         self._announce(self.num_timesteps, self.last_mean_reward)
         return going_on
+
+    def _judge_average(self) -> None:
+        """Evaluate the average of the agent's weights, if one is kept, in the same episodes."""
+        average = getattr(self.model, "weight_average", None)
+        if average is None:
+            return
+        self.eval_env.seed((self._seed + self.num_timesteps) % 2**31)
+        returns, lengths = play(average.agent().policy, self.eval_env, self.n_eval_episodes)
+        self.evaluations_average.append(returns)
+        self.logger.record("average/mean_reward", float(np.mean(returns)))
+        self.logger.record("average/mean_ep_length", float(np.mean(lengths)))
+        self.logger.dump(self.num_timesteps)
+
+    @property
+    def average(self) -> float | None:
+        """The mean return of the average of the weights in the latest evaluation; None where none is kept."""
+        return float(np.mean(self.evaluations_average[-1])) if self.evaluations_average else None
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         cut_endless(locals_)
@@ -174,6 +193,7 @@ class Evaluation(EvalCallback):
             "results": self.evaluations_results,
             "ep_lengths": self.evaluations_length,
             "successes": self.evaluations_successes,
+            "average_results": self.evaluations_average,
         }
 
     def _load(self, step: int) -> None:
@@ -184,10 +204,13 @@ class Evaluation(EvalCallback):
             values[:] = [past[key][i] for i in kept if i < len(past.get(key, ()))]
         if kept:
             self.best_mean_reward = max(float(np.mean(returns)) for returns in self.evaluations_results)
-            written = io.BytesIO()
-            arrays: Any = {key: values for key, values in self._lists().items() if values}
-            np.savez(written, **arrays)
-            files.write_bytes(self._folder.evaluations, written.getvalue())
+            self._write()
+
+    def _write(self) -> None:
+        written = io.BytesIO()
+        arrays: Any = {key: values for key, values in self._lists().items() if values}
+        np.savez(written, **arrays)
+        files.write_bytes(self._folder.evaluations, written.getvalue())
 
     def _past(self, checkpoint: Path) -> dict[str, Any]:
         """Return what a checkpoint holds of earlier evaluations; of one without notes, what the run's file does."""

@@ -47,6 +47,8 @@ class TrainOptions:
     baseline: bool = False
     """Train plain SB3, with everything else the same."""
 
+    average: bool = False
+    """Keep an average of the weights over the latest tenth of the steps; evaluate it beside the agent, and save it."""
     eval_freq: MaybeCount = None
     """Evaluate every so many steps; 0 for never. Auto: a tenth of the run, at most 25000."""
     eval_episodes: Count = 5

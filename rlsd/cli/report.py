@@ -99,8 +99,11 @@ class Record:
         return [session for session in self.data["sessions"] if "seconds" in session]
 
 
-def write_results(session: Session, record: Record, score: Score) -> None:
-    """Write ``results.json``."""
+def write_results(session: Session, record: Record, score: Score, average: Score | None) -> None:
+    """Write ``results.json``.
+
+    :param average: of the average of the weights, where one was kept.
+    """
     session.folder.write_results(
         {
             "algo": session.plan.options.algo,
@@ -111,6 +114,7 @@ def write_results(session: Session, record: Record, score: Score) -> None:
             "std_reward": score.std,
             "n_eval_episodes": score.episodes,
             "best_mean_reward": session.best,
+            "average": None if average is None else {"mean_reward": average.mean, "std_reward": average.std},
             "timesteps": int(session.agent.num_timesteps),
             "wall_clock_seconds": round(record.seconds, 3),
             "steps_per_second": round(record.speed, 1),
@@ -129,13 +133,15 @@ def say_start(plan: Plan, folder: RunFolder) -> None:
     say(f"Watch it: {_tensorboard(folder, plan)}")
 
 
-def say_end(session: Session, record: Record, score: Score) -> None:
+def say_end(session: Session, record: Record, score: Score, average: Score | None) -> None:
     """Tell what came of it, and where it lies."""
     folder, plan = session.folder, session.plan
     best = "" if session.best is None else f"; best evaluation during training {session.best:.2f}"
     counted = "all sessions" if record.whole else "the sessions that were not killed"
     total = f" ({record.seconds:,.1f} s in {counted})" if session.resumed else ""
     say(f"Return        {score}, deterministic, of the final agent{best}")
+    if average is not None:
+        say(f"              {average}, deterministic, of the average of its weights")
     say(f"Wall-clock    {session.seconds:,.1f} s{total}, {record.speed:,.0f} steps/s")
     distiller = getattr(session.agent, "distiller", None)
     if distiller is not None:
@@ -143,6 +149,8 @@ def say_end(session: Session, record: Record, score: Score) -> None:
     say(f"Run           {folder.root}")
     say(f"Final agent   {folder.final_agent}")
     say(f"Best agent    {folder.best_agent}")
+    if average is not None:
+        say(f"Average       {folder.average_agent}")
     say(f"TensorBoard   {_tensorboard(folder, plan)}")
     if distiller is not None and not distiller.teacher.ready and not distiller.teacher.episodic:
         warn(f"Nothing was distilled: {_why_no_teacher(session.agent)}")

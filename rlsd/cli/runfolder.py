@@ -109,6 +109,11 @@ class RunFolder:
         return self.root / "best_model.zip"
 
     @property
+    def average_agent(self) -> Path:
+        """The average of the agent's weights at the end, as an agent."""
+        return self.root / "average_model.zip"
+
+    @property
     def statistics(self) -> Path:
         """``VecNormalize`` statistics of the final agent."""
         return self.params / "vecnormalize.pkl"

@@ -60,6 +60,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.first_step = self.agent.num_timesteps if self.resumed else 0
+        self._average = rlsd.average(self.agent) if self.plan.options.average else None
 
     @property
     def env(self) -> VecEnv:
@@ -88,10 +89,17 @@ class Session:
 
     def score(self) -> Score:
         """Evaluate the agent as it is at the end, in episodes that no other evaluation saw."""
+        return self._score_of(self.agent)
+
+    def average_score(self) -> Score | None:
+        """Evaluate the average of its weights in the same episodes; None where none is kept."""
+        return None if self._average is None else self._score_of(self._average.agent())
+
+    def _score_of(self, agent: BaseAlgorithm) -> Score:
         plan = self.plan
         env = self._evaluation_env(plan.seed + FINAL_EVALUATION_SEED)
         try:
-            return evaluate(self.agent, env, max(plan.options.eval_episodes, FINAL_EPISODES))
+            return evaluate(agent, env, max(plan.options.eval_episodes, FINAL_EPISODES))
         finally:
             env.close()
 
@@ -136,7 +144,8 @@ class Session:
     def _announce(self, step: int, mean: float) -> None:
         # A line would tear the progress bar apart.
         if not self.plan.options.progress:
-            say(f"  step {step:>9,}  evaluation {mean:.2f}")
+            average = None if self._evaluation is None else self._evaluation.average
+            say(f"  step {step:>9,}  evaluation {mean:.2f}" + ("" if average is None else f", average {average:.2f}"))
 
     def _close(self, callbacks: list[BaseCallback]) -> None:
         """Close what SB3 leaves open when training ends by an exception, and what we opened."""
@@ -157,6 +166,8 @@ class Session:
 
     def _save(self) -> None:
         broken = faults.in_best(self.agent)
+        if self._average is not None and (self._average.ready or broken is None):
+            self._average.save(self.folder.average_agent)  # finite, whatever the agent is
         if broken is not None:
             raise faults.NotFinite(faults.report(broken, self.agent))
         self.agent.save(self.folder.final_agent)

@@ -99,11 +99,12 @@ def _run(session: Session, record: Record) -> int:
     from rlsd.cli.session import End
     from rlsd.faults import NotFinite
 
-    score = None
+    score = average = None
     try:
         end = session.learn()
         record.end(session, end)
         if end is End.DONE:
+            average = session.average_score()
             score = session.score()
     except KeyboardInterrupt:
         pass
@@ -121,8 +122,8 @@ def _run(session: Session, record: Record) -> int:
         if score is None:
             say_stopped(session)
             return EXIT_INTERRUPTED
-        write_results(session, record, score)
-        say_end(session, record, score)
+        write_results(session, record, score, average)
+        say_end(session, record, score, average)
     return 0
 
 

@@ -55,9 +55,11 @@ def evaluations(run):
         return {key: found[key].tolist() for key in found.files}
 
 
-@pytest.mark.parametrize("extra", [[], ["--baseline"], ["normalize:true"]], ids=["distilled", "baseline", "normalised"])
+@pytest.mark.parametrize(
+    "extra", [[], ["--baseline"], ["normalize:true", "--average"]], ids=["distilled", "baseline", "normalised"]
+)
 def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, capsys, extra):
-    params = [*CONSTANT, *(extra if ":" in "".join(extra) else [])]
+    params = [*CONSTANT, *(word for word in extra if ":" in word)]
     flags = [word for word in extra if word.startswith("--")]
     assert train("--env", "CartPole-v1", "-n", "1024", "-f", str(tmp_path), *flags, *params) == 0, "in one"
     assert train("--env", "CartPole-v1", "-n", "512", "-f", str(tmp_path), *flags, *params) == 0, "first part"
@@ -67,7 +69,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, capsys, extra):
     assert lengths(one) == lengths(two), "the training episodes differ"
     assert evaluations(one) == evaluations(two), "the evaluations differ"
     scores = [json.loads((run / "results.json").read_text()) for run in (one, two)]
-    for key in ("mean_reward", "std_reward", "best_mean_reward", "timesteps"):
+    for key in ("mean_reward", "std_reward", "best_mean_reward", "timesteps", "average"):
         assert scores[0][key] == scores[1][key], f"{key} differs"
     assert len(yaml.safe_load((two / "CartPole-v1" / "run.yml").read_text())["sessions"]) == 2, "sessions"
     assert [path.name for path in (two / "tensorboard").iterdir()] == ["PPO_1"], "TensorBoard shows two runs"

@@ -96,6 +96,26 @@ def test_the_end_says_what_came_of_it(tmp_path, capsys):
     assert (run / "best_model.zip").is_file(), "without evaluations the final agent is the best there is"
 
 
+def test_an_average_is_judged_and_saved_and_changes_nothing(finished, tmp_path, capsys):
+    assert train(tmp_path, "--average") == 0, "exit code"
+    out, run = capsys.readouterr().out, tmp_path / "ppo" / "CartPole-v1_1"
+    assert ", average " in out, "an evaluation does not tell of the average"
+    assert "of the average of its weights" in out, "the end does not tell of the average"
+    whole, average = (PPO.load(run / name, device="cpu") for name in ("CartPole-v1.zip", "average_model.zip"))
+    assert same(whole, PPO.load(finished / "CartPole-v1.zip", device="cpu")), "the training is another"
+    kept = rlsd.SelfDistilled(PPO).load(run / "CartPole-v1.zip", device="cpu").weight_average
+    assert same(average, kept.agent()), "what is saved is not the average"
+    with np.load(run / "evaluations.npz") as found, np.load(finished / "evaluations.npz") as before:
+        assert found["average_results"].shape == found["results"].shape, "evaluations of the average"
+        assert np.array_equal(found["results"], before["results"]), "the evaluations are others"
+    results, before = (json.loads((folder / "results.json").read_text()) for folder in (run, finished))
+    assert results["average"]["mean_reward"] > 0, "result"
+    assert results["mean_reward"] == before["mean_reward"], "the result of the agent is another"
+    assert before["average"] is None, "an average that nobody kept"
+    (events,) = (run / "tensorboard").iterdir()
+    assert "average/mean_reward" in EventAccumulator(str(events)).Reload().Tags()["scalars"], "TensorBoard"
+
+
 def test_evaluations_decide_who_is_the_best_when_asked_to(tmp_path):
     best = ["--recipe", "best", "--distill", "teacher.by=evaluation"]
     assert train(tmp_path, *best) == 0, "exit code"
