@@ -193,6 +193,11 @@ def describe(name: str) -> str:
     return _named(name).summary
 
 
+def source(name: str) -> str:
+    """Return whose method a recipe is."""
+    return _named(name).source
+
+
 def recipe(name: str, *, values: bool = True, **changes: Any) -> DistillConfig:
     """Return a recipe's five answers, with changes.
 

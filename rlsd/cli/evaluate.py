@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -14,11 +14,8 @@ import tyro
 from rlsd.cli.console import say
 from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest, read_flags
 from rlsd.cli.saved import AgentOptions, SavedAgent, find_agent
-from rlsd.cli.statistics import bootstrap_interval, mean_probability_of_improvement
+from rlsd.cli.statistics import bootstrap_interval, mean_of_one, mean_probability_of_improvement
 from rlsd.cli.tables import check_file, table, write_json
-
-if TYPE_CHECKING:
-    from rlsd.cli.statistics import Floats
 
 
 @dataclass(frozen=True)
@@ -91,13 +88,9 @@ def _measured(agent: SavedAgent, options: EvaluateOptions) -> dict[str, list[flo
 
 
 def _row(name: str, measure: str, values: Sequence[float]) -> list[str]:
-    low, high = bootstrap_interval(_mean_of_one, [values])
+    low, high = bootstrap_interval(mean_of_one, [values])
     cells = f"{np.mean(values):.2f}", f"[{low:.2f}, {high:.2f}]", f"{np.std(values):.2f}"
     return [f"{measure} {name}", *cells, f"{min(values):.2f}", f"{max(values):.2f}"]
-
-
-def _mean_of_one(samples: Sequence[Floats]) -> Floats:
-    return np.asarray(samples[0].mean(axis=-1))
 
 
 def _improvement(found: dict[str, dict[str, list[float]]]) -> dict[str, Any] | None:

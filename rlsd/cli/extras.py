@@ -12,6 +12,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "envs": ("Box2D", "mujoco", "ale_py", "minatar"),
     "fast": ("envpool", "ale_py"),
     "plots": ("matplotlib",),
+    "ray": ("ray",),
     "video": ("imageio", "imageio_ffmpeg", "pygame"),
 }
 

@@ -36,8 +36,10 @@ COMMANDS = {
     "train": Command("rlsd.cli.train", "train an agent: rlsd train --env CartPole-v1"),
     "enjoy": Command("rlsd.cli.enjoy", "watch a saved agent, in a window or as a film"),
     "evaluate": Command("rlsd.cli.evaluate", "measure a saved agent, also against another one"),
+    "plot": Command("rlsd.cli.plot", "draw learning curves of runs"),
     "compare": Command("rlsd.cli.compare", "train variants on many seeds and compare them"),
-    "recipes": Command("rlsd.cli.recipes", "list the recipes that --recipe takes"),
+    "doctor": Command("rlsd.cli.doctor", "tell what is installed here, and how fast this machine is"),
+    "recipes": Command("rlsd.cli.recipes", "list the recipes that --recipe takes; NAME tells of one"),
 }
 
 

@@ -23,7 +23,7 @@ def provenance(argv: Sequence[str]) -> dict[str, Any]:
         "command": command(argv),
         "git_commit": git_commit(),
         "python": platform.python_version(),
-        "versions": {"rlsd": __version__, **{package: _version(package) for package in _PACKAGES}},
+        "versions": {"rlsd": __version__, **{package: package_version(package) for package in _PACKAGES}},
     }
 
 
@@ -55,7 +55,8 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Return the installed version of a package, None when it is missing."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -45,6 +45,11 @@ def mean_probability_of_improvement(samples: Sequence[ArrayLike]) -> Floats:
     return np.asarray(np.mean([probability_of_improvement(x, y) for x, y in pairs], axis=0))
 
 
+def mean_of_one(samples: Sequence[ArrayLike]) -> Floats:
+    """Return the mean of a single sample, shape ``(..., n)`` to ``(...)``."""
+    return np.asarray(np.asarray(samples[0], dtype=np.float64).mean(axis=-1))
+
+
 def bootstrap_interval(
     statistic: Callable[[Sequence[Floats]], Floats],
     samples: Sequence[ArrayLike],

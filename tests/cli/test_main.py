@@ -24,15 +24,6 @@ def test_an_unknown_command_gets_the_nearest(capsys):
     assert "did you mean train?" in capsys.readouterr().err, "hint"
 
 
-def test_the_recipes_are_listed_with_a_line_each(capsys):
-    assert main(["recipes"]) == 0, "exit code"
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(rlsd.recipes()), "names"
-    assert all(len(line.split()) > 3 for line in lines), "descriptions"
-    assert main(["recipes", "--help"]) == 0, "help"
-    assert main(["recipes", "x"]) == 2, "recipes takes nothing"
-
-
 def test_debug_shows_where_an_error_came_from(capsys, monkeypatch):
     def fail(words):
         raise UserError("wrong") from ValueError("deep down")
