@@ -2,7 +2,8 @@
 
 from rlsd.actors import register_actor
 from rlsd.averaging import EvaluateAverage, average
-from rlsd.callback import SelfDistillation
+from rlsd.callback import DistillCallback, SelfDistillation
+from rlsd.change import ChangeEvent
 from rlsd.config import DistillConfig
 from rlsd.divergences import KL, MSE, JensenShannon
 from rlsd.gates import Behind, Disagreement, EntropyFloor, ReturnGate, ValueAdvantage
@@ -29,9 +30,11 @@ __all__ = [
     "Behind",
     "Best",
     "Cascade",
+    "ChangeEvent",
     "Checkpoints",
     "Constant",
     "Disagreement",
+    "DistillCallback",
     "DistillConfig",
     "Ema",
     "Ensemble",

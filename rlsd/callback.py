@@ -1,14 +1,40 @@
-"""The third door: distillation for scripts and configuration files that take nothing but callbacks."""
+"""Callbacks: the third door, for scripts and files that take nothing else, and one that is told of distillation."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from rlsd.change import ChangeEvent
 from rlsd.config import DistillConfig
 from rlsd.presets import Distill, has_values, recipe, resolve
 from rlsd.wrapping import distill
+
+
+class DistillCallback(BaseCallback):
+    """A callback that is told what SB3 knows nothing of: override what you need, besides SB3's own hooks.
+
+    An agent that :func:`rlsd.SelfDistilled` or :func:`rlsd.distill` made calls these of every callback of ``learn``
+    that has them, whether it is one of this class or not; of those in a ``CallbackList`` too.
+    """
+
+    def on_change(self, agent: BaseAlgorithm, event: ChangeEvent) -> None:
+        """Called between two rollouts, before :meth:`on_boundary`, when teacher ``remember`` noticed a change of task.
+
+        What the last update of ``learn`` notices is told by the next ``learn``; ``agent.distiller.teacher.changes`` has
+        all of them.
+
+        :param agent: the agent in training.
+        :param event: when the task changed, and how sure that is.
+        """
+
+    def on_boundary(self) -> None:
+        """Called between two rollouts: nothing of the coming one has happened yet, not even gSDE's noise."""
+
+    def _on_step(self) -> bool:
+        return True
 
 
 class SelfDistillation(BaseCallback):

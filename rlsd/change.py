@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,11 +41,37 @@ class Alarm(NamedTuple):
     :param step: of the start at which it was raised.
     :param since: the step of the first start of another kind, as it is estimated.
     :param latest: the starts from that one on, ``(n, size)``.
+    :param wealth: of the better test.
+    :param limit: what it went past.
     """
 
     step: int
     since: int
     latest: np.ndarray
+    wealth: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class ChangeEvent:
+    """A change of the task, as a callback's ``on_change(agent, event)`` is told of it (:class:`rlsd.DistillCallback`).
+
+    :param step: the agent's environment steps when it was noticed.
+    :param since: when it was, as it is estimated, in environment steps.
+    :param kind: ``"change"`` to a task that was not met before, or ``"return"`` to one that was.
+    :param statistic: what a stake of 1 became by betting that episodes begin otherwise.
+    :param bound: what it went past: the larger, the less often an alarm is false.
+    """
+
+    step: int
+    since: int
+    kind: str
+    statistic: float
+    bound: float
+
+    def __str__(self) -> str:
+        what = {"change": "the task changed", "return": "a task that is known came back"}[self.kind]
+        return f"{what} at about step {self.since:,} (evidence {self.statistic:.3g}, bound {self.bound:.3g})"
 
 
 class ChangeTest:
@@ -169,7 +196,8 @@ class ChangeTest:
 
     def _alarm(self) -> Alarm:
         first = self._first_of_its_kind()
-        found = Alarm(int(self._steps[-1]), int(self._steps[first]), self._ordered[first:].copy())
+        latest = self._ordered[first:].copy()
+        found = Alarm(int(self._steps[-1]), int(self._steps[first]), latest, self.wealth, self.limit)
         self.alarms += 1
         self._ordered, self._steps = found.latest, self._steps[first:]
         self._older, self._latest = found.latest[-OLDER:], found.latest[:0]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rlsd.activity import Activity
 from rlsd.actors import algorithm_name, examined
+from rlsd.change import ChangeEvent
 from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
 from rlsd.divergences import Divergence
@@ -114,6 +115,7 @@ class Distiller:
         self.figures: dict[str, float] = {}
         self._penalizing = False
         self._age: int | None = None  # of the teacher, at the latest update
+        self._told = 0  # changes of the task that callbacks were told of
         #: What runs beside the agent's own updates, None when nothing does.
         self.auxiliary = config.timing.build(self, agent)
 
@@ -236,6 +238,12 @@ class Distiller:
             self.penalty.begin(agent, beta)
             return True
 
+    def untold(self) -> list[ChangeEvent]:
+        """Return the changes of the task that were noticed since the latest call."""
+        found = self.teacher.changes[self._told :]
+        self._told += len(found)
+        return found
+
     def _count(self, agent: BaseAlgorithm, deposits: int) -> None:
         self.activity.count(self.deposits > deposits, self.clock.steps(agent))
 
@@ -323,6 +331,7 @@ class Distiller:
             "figures": self.metrics.state(),
             "age": self._age,
             "activity": self.activity.state(),
+            "told": self._told,
         }
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -348,6 +357,7 @@ class Distiller:
             self.metrics.load(state.get("figures", {}))  # files of before have none
             self._age = state.get("age")
             self.activity.load(state.get("activity", {}))
+            self._told = int(state.get("told", 0))
         except (KeyError, TypeError, RuntimeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the saved distillation state does not fit this agent: {reason}") from error

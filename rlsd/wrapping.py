@@ -203,7 +203,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             return settings
 
         def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
-            announce(callback, "on_boundary")
+            _at_boundary(self, callback)
             _keep_up(self)
             recorders = [] if self.distiller is None else self.distiller.recorders(self)
             if recorders:
@@ -306,7 +306,7 @@ def _algorithm_hooks(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any
 
     def _do_one_update(self: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
         """ARS: a boundary, before the candidates are drawn."""
-        announce(callback, "on_boundary")
+        _at_boundary(self, callback)
         _keep_up(self)
         super(cls, self)._do_one_update(callback, *args, **kwargs)
         distiller = getattr(self, "distiller", None)  # a callback may have undistilled the agent
@@ -347,6 +347,14 @@ def _algorithm_hooks(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any
 
 def _no_update() -> None:
     """ARS has no update of its own that could run on another student."""
+
+
+def _at_boundary(agent: Any, callback: BaseCallback) -> None:
+    """Tell callbacks what the latest update noticed, and then that nothing of the coming rollout has happened yet."""
+    distiller: Distiller | None = getattr(agent, "distiller", None)
+    for event in distiller.untold() if distiller is not None else ():
+        announce(callback, "on_change", agent, event)
+    announce(callback, "on_boundary")
 
 
 def _distiller(agent: Any) -> Distiller | None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +164,7 @@ def _distillation(session: Session) -> dict[str, Any] | None:
     return {
         "recipe": session.plan.options.recipe or DEFAULT,
         **distiller.activity.state(),
+        "changes": [asdict(event) for event in distiller.teacher.changes],
         "said": _in_words(distiller),
     }
 

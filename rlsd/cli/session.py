@@ -37,6 +37,18 @@ class End(Enum):
     UNEVALUATED = "done, but stopped before the final agent was evaluated"
 
 
+class _Changes(rlsd.DistillCallback):
+    """Says when the task changed."""
+
+    def __init__(self, progress: bool) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def on_change(self, agent: BaseAlgorithm, event: rlsd.ChangeEvent) -> None:
+        if not self._progress:  # a line would tear the progress bar apart
+            say(f"  step {event.step:>9,}  {event}")
+
+
 @dataclass
 class Session:
     """One stretch of training, from start or resume to the end or a stop.
@@ -123,7 +135,7 @@ class Session:
 
     def _watchers(self) -> list[BaseCallback]:
         plan = self.plan
-        watchers: list[BaseCallback] = [EpisodeLog(self.folder.monitor, plan.env_id)]
+        watchers: list[BaseCallback] = [EpisodeLog(self.folder.monitor, plan.env_id), _Changes(plan.options.progress)]
         if self.resumed:
             watchers.append(ForgetLostSteps())
         if plan.eval_freq:

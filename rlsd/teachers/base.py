@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor
+from rlsd.change import ChangeEvent
 from rlsd.clock import StepCounter
 from rlsd.config import Answer
 from rlsd.observations import Observations, as_items
@@ -173,6 +174,11 @@ class Teacher(ABC):
         :param targets: the parameters of their distributions, ``(batch, size)``.
         """
         return holds
+
+    @property
+    def changes(self) -> list[ChangeEvent]:
+        """The changes of the task that it noticed, in order."""
+        return []
 
     def figures(self) -> dict[str, float]:
         """Return what TensorBoard is to show of this teacher besides what it shows of every one."""

@@ -8,7 +8,7 @@ at that moment is what must be kept on the states of episodes that no longer beg
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
 from rlsd.actors import Actor
-from rlsd.change import Alarm, ChangeTest
+from rlsd.change import Alarm, ChangeEvent, ChangeTest
 from rlsd.config import integer, number
 from rlsd.episodes import EPISODE
 from rlsd.observations import Observations, as_items, from_items
@@ -65,6 +65,8 @@ class RememberTeacher(Teacher):
         self._tasks: list[int] = [0]  # which task each stretch between changes was at
         self._changes: list[int] = []  # number of the first episode after each
         self._alarm: Alarm | None = None
+        self._raised = (0.0, 0.0)  # the evidence at the latest alarm, and its bound
+        self._noticed: list[ChangeEvent] = []
         self._divided = True
         self._share = 0.0
 
@@ -98,7 +100,7 @@ class RememberTeacher(Teacher):
         alarm, self._alarm = self._alarm, None
         if self.frozen.policy is None:
             self.frozen.take(agent)
-        self._since = alarm.since
+        self._since, self._raised = alarm.since, (alarm.wealth, alarm.limit)
         self.frozen.put(self.ring.at(alarm.since))
         self.refreshed_at = self.clock.steps(agent)
         self.version += 1
@@ -141,6 +143,14 @@ class RememberTeacher(Teacher):
         self._tasks.append(task)
         self._changes.append(first)
         store.divide(first, task)
+        kind = "return" if task in self._tasks[:-1] else "change"
+        noticed = self.refreshed_at or 0
+        before = noticed - self.steps  # of the agent's steps, those before its distillation began
+        self._noticed.append(ChangeEvent(noticed, before + self._since, kind, *self._raised))
+
+    @property
+    def changes(self) -> list[ChangeEvent]:  # noqa: D102
+        return self._noticed
 
     def hold_stored(self, store: Any, slots: np.ndarray) -> Tensor:  # noqa: D102
         numbers = store.episodes[slots]
@@ -209,6 +219,8 @@ class RememberTeacher(Teacher):
             "tasks": self._tasks,
             "changes": self._changes,
             "share": self._share,
+            "raised": self._raised,
+            "noticed": [asdict(event) for event in self._noticed],
         }
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
@@ -230,6 +242,8 @@ class RememberTeacher(Teacher):
         self.steps, self._studied, self._since = (int(state[name]) for name in ("steps", "studied", "since"))
         self._tasks, self._changes = ([int(n) for n in state[name]] for name in ("tasks", "changes"))
         self._share = float(state["share"])
+        self._raised = tuple(state.get("raised", self._raised))  # files of before have none
+        self._noticed = [ChangeEvent(**event) for event in state.get("noticed", ())]
         self._generator.bit_generator.state = state["generator"]
 
 

@@ -328,6 +328,7 @@ def test_a_run_says_at_its_end_what_distillation_did(tmp_path, capsys, words, sa
     assert bool(lines) == bool(said) == (written is not None), "plain SB3 has no such line"
     if written is not None:
         assert lines[0].endswith(written["said"]) and written["updates"] == 2
+        assert written["changes"] == []
     assert "no teacher was taken" not in captured.err or "remember" not in words, (
         "it waits for a change, not for a teacher"
     )

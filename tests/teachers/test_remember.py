@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from agents import (
     training_state,
 )
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import rlsd
@@ -154,6 +155,47 @@ def test_what_is_met_again_is_let_go_and_what_was_left_for_it_is_held():
     assert (held[marks == 0] > 0).mean() < 0.1
     # And again nothing of a state that is free is kept.
     assert set(agent.distiller.cache.versions[slots][held == 0]) <= {0, 1}
+
+
+class Told(BaseCallback):
+    """Any callback of SB3's that has the method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[rlsd.ChangeEvent] = []
+
+    def on_change(self, agent: Any, event: rlsd.ChangeEvent) -> None:
+        assert agent is self.model
+        assert event.step == agent.num_timesteps, "it is told later than at the boundary after the update"
+        self.events.append(event)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def test_callbacks_are_told_of_a_change_and_of_a_return_once_each():
+    agent, told = agent_of(make=BackAgain), Told()
+    agent.learn(3 * PHASE, callback=[CallbackList([told]), rlsd.DistillCallback()])
+    assert [event.kind for event in told.events] == ["change", "return"]
+    assert told.events == agent.distiller.teacher.changes
+    for event, moment in zip(told.events, (PHASE, 2 * PHASE), strict=True):
+        assert moment <= event.since <= min(moment + 20, event.step)
+        assert event.statistic >= event.bound > 1
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            event.step = 0
+    assert f"a task that is known came back at about step {told.events[1].since:,} (evidence" in str(told.events[1])
+    agent.learn(ROLLOUT, callback=told, reset_num_timesteps=False)
+    assert len(told.events) == 2, "one was told twice"
+
+
+def test_of_an_agent_trained_before_a_change_is_told_in_its_own_steps():
+    agent = build(PPO, env=DummyVecEnv([lambda: Marked(KINDS["discrete"].observations, KINDS["discrete"].actions)] * 2))
+    agent.learn(4 * ROLLOUT)
+    small = {"states.capacity": 128, "states.batch_size": 16, "teacher.every": 1, "teacher.level": 0.05}
+    rlsd.distill(agent, rlsd.recipe("remember", **small))
+    agent.learn(PHASE + 6 * ROLLOUT, reset_num_timesteps=False)
+    (event,) = agent.distiller.teacher.changes
+    assert PHASE <= event.since <= PHASE + 20
 
 
 @pytest.mark.parametrize("name", ["PPO", "DQN"])
