@@ -11,6 +11,8 @@ from rlsd.io.resume import Checkpoints, Stopped, latest_checkpoint, notes_of, re
 from rlsd.io.weights import load_weights
 from rlsd.offering import OfferEvaluation
 from rlsd.presets import recipe, recipes
+from rlsd.scaling.doors import scale
+from rlsd.scaling.workers import LocalWorkers, RayWorkers
 from rlsd.speed import Speed
 from rlsd.states import Episodes, Minibatch, Mixture, Recent, ReplayBuffer, Reservoir
 from rlsd.strength import Adaptive, Constant, Relative, Schedule
@@ -44,12 +46,14 @@ __all__ = [
     "EveryStep",
     "Frozen",
     "JensenShannon",
+    "LocalWorkers",
     "Minibatch",
     "Mixture",
     "OfferEvaluation",
     "Origin",
     "Peers",
     "Phase",
+    "RayWorkers",
     "Reborn",
     "Recent",
     "Relative",
@@ -81,5 +85,6 @@ __all__ = [
     "register_actor",
     "resume",
     "save_checkpoint",
+    "scale",
     "undistill",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
@@ -26,3 +28,11 @@ def joined(agent: BaseAlgorithm, first: list[BaseCallback], then: BaseCallback) 
         callback.model = agent
         callback.locals, callback.globals = dict(then.locals), then.globals
     return both
+
+
+def at_boundary(agent: Any, callback: BaseCallback) -> None:
+    """Tell callbacks what the latest update noticed, and then that nothing of the coming rollout has happened yet."""
+    distiller = getattr(agent, "distiller", None)
+    for event in distiller.untold() if distiller is not None else ():
+        announce(callback, "on_change", agent, event)
+    announce(callback, "on_boundary")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -12,9 +12,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlsd import faults
+from rlsd.algorithm_hooks import algorithm_hooks
+from rlsd.collecting import collector_in
 from rlsd.devices import usable_device
 from rlsd.distiller import Distiller
-from rlsd.hooks import announce, joined
+from rlsd.hooks import at_boundary, joined
 from rlsd.io import checkpoint
 from rlsd.presets import Distill, resolve
 from rlsd.speed import NOTHING, Speed, replay, resolve_speed, update
@@ -34,8 +36,8 @@ _CLASSES: dict[type[BaseAlgorithm], type[Any]] = {}
 def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it stands where a class stands
     """Return the subclass of an SB3 algorithm that distils the agent into itself while it trains.
 
-    The same base always gives the same class. It is built, used, saved and loaded as its base is, with three more
-    arguments, ``distill``, ``speed`` and ``rollout_device``::
+    The same base always gives the same class. It is built, used, saved and loaded as its base is, with four more
+    arguments, ``distill``, ``speed``, ``rollout_device`` and ``workers``::
 
         agent = rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", distill="snapshot")
         agent.learn(100_000)
@@ -44,7 +46,7 @@ def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it st
     ``distill`` is a :class:`DistillConfig`, a recipe's name, ``True`` (the default) for the default recipe, or ``None``
     for an agent that trains exactly as its base does, bit for bit. ``agent.distiller`` then shows teacher, states and
     figures. ``speed`` and ``rollout_device`` are those of :func:`accelerate`; by default what changes no bit is on.
-    They are not saved.
+    They are not saved. ``workers`` collect the rollouts: see :class:`rlsd.RayWorkers`.
 
     Where the networks are made anew, by ``_setup_model()`` or another ``agent.policy``, distillation starts over.
 
@@ -163,8 +165,11 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             distill: Distill = True,
             speed: str | Speed | None = "exact",
             rollout_device: str | torch.device | None = None,
+            workers: Any = None,
             **kwargs: Any,
         ) -> None:
+            if workers is not None:
+                args, kwargs = workers.placed(args, kwargs)
             self._distill_config = resolve(distill, base)
             self._acceleration = _wanted(speed, rollout_device)
             self.distiller = None
@@ -182,6 +187,9 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 self.accelerator = _accelerator(*self.__dict__.pop("_acceleration"))
             if self.accelerator is not None:
                 self.accelerator.check(self)
+            collector = collector_in(self.env)
+            if collector is not None:
+                collector.check_agent(self)
 
         def learn(self, *args: Any, **kwargs: Any) -> Any:
             with nullcontext() if self.accelerator is None else self.accelerator.learning(self):
@@ -203,16 +211,19 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             return settings
 
         def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
-            _at_boundary(self, callback)
+            at_boundary(self, callback)
             _keep_up(self)
             recorders = [] if self.distiller is None else self.distiller.recorders(self)
             if recorders:
                 callback = joined(self, recorders, callback)
-            if self.accelerator is None:
-                return super().collect_rollouts(env, callback, *args, **kwargs)
-            if self.accelerator.due_to_look(self):
-                faults.refuse(self)
-            with self.accelerator.collecting(self):
+            with ExitStack() as stack:
+                if self.accelerator is not None:
+                    if self.accelerator.due_to_look(self):
+                        faults.refuse(self)
+                    stack.enter_context(self.accelerator.collecting(self))
+                collector = collector_in(env)
+                if collector is not None:
+                    env = stack.enter_context(collector.collecting(self))
                 return super().collect_rollouts(env, callback, *args, **kwargs)
 
         def train(self, *args: Any, **kwargs: Any) -> None:
@@ -288,73 +299,11 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             state = self.__dict__ if self.accelerator is None else self.accelerator.state_of(self)
             return _restore, (unwrapped(type(self)),), state
 
-    for name, method in _algorithm_hooks(base, Distilled).items():
+    for name, method in algorithm_hooks(base, Distilled, _keep_up).items():
         setattr(Distilled, name, method)
     # SB3 puts the class's name into its own messages, which users' warning filters know by heart.
     Distilled.__name__, Distilled.__qualname__ = base.__name__, f"SelfDistilled({base.__qualname__})"
     return Distilled
-
-
-def _algorithm_hooks(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Any]:
-    """Return the methods through which the penalty reaches algorithms that step without an optimizer."""
-
-    def _compute_actor_grad(self: Any, kl_div: Any, policy_objective: Any) -> Any:
-        """TRPO: the natural gradient of the surrogate objective less the penalty."""
-        if self.distiller is not None:
-            policy_objective = self.distiller.penalized(policy_objective)
-        return super(cls, self)._compute_actor_grad(kl_div, policy_objective)
-
-    def _do_one_update(self: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
-        """ARS: a boundary, before the candidates are drawn."""
-        _at_boundary(self, callback)
-        _keep_up(self)
-        super(cls, self)._do_one_update(callback, *args, **kwargs)
-        distiller = getattr(self, "distiller", None)  # a callback may have undistilled the agent
-        if distiller is not None:
-            distiller.after(self, _no_update)
-        if getattr(self, "weight_average", None) is not None:
-            self.weight_average.enter()
-
-    def _trigger_callback(self: Any, locals_: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """ARS: called at each step of a candidate's episodes, for one environment after the other."""
-        distiller = getattr(self, "distiller", None)
-        if distiller is not None:
-            distiller.note(self, locals_["observations"], locals_["i"])
-        # An agent that was undistilled at an earlier step of the episode is no instance of ours any more.
-        return base._trigger_callback(self, locals_, *args, **kwargs)  # type: ignore[attr-defined]
-
-    def evaluate_candidates(self: Any, candidate_weights: Any, callback: BaseCallback, async_eval: Any) -> Any:
-        """ARS: the candidates' returns less each one's penalty."""
-        if self.distiller is not None and async_eval is not None:
-            raise TypeError(
-                "ARS with async_eval keeps its observations in worker processes, where they cannot be "
-                "distilled on: leave async_eval out, or use distill=None"
-            )
-        returns = super(cls, self).evaluate_candidates(candidate_weights, callback, async_eval)
-        distiller = getattr(self, "distiller", None)
-        return returns if distiller is None else distiller.judged(self, candidate_weights, returns)
-
-    def _update_current_progress_remaining(self: Any, num_timesteps: int, total_timesteps: int) -> None:
-        """ARS: sb3-contrib reckons with the steps of this ``learn`` alone, which a resumed run must not."""
-        total = self._total_timesteps if "_resumed" in self.__dict__ else total_timesteps
-        super(cls, self)._update_current_progress_remaining(num_timesteps, total)
-
-    ways: tuple[Any, ...] = (_compute_actor_grad, _do_one_update, _trigger_callback, evaluate_candidates)
-    if hasattr(base, "evaluate_candidates"):
-        ways += (_update_current_progress_remaining,)
-    return {way.__name__: way for way in ways if hasattr(base, way.__name__)}
-
-
-def _no_update() -> None:
-    """ARS has no update of its own that could run on another student."""
-
-
-def _at_boundary(agent: Any, callback: BaseCallback) -> None:
-    """Tell callbacks what the latest update noticed, and then that nothing of the coming rollout has happened yet."""
-    distiller: Distiller | None = getattr(agent, "distiller", None)
-    for event in distiller.untold() if distiller is not None else ():
-        announce(callback, "on_change", agent, event)
-    announce(callback, "on_boundary")
 
 
 def _distiller(agent: Any) -> Distiller | None:

@@ -26,12 +26,12 @@ LAYERS = (
     | {"rlsd.activity", "rlsd.hooks"}
     | {"rlsd.io", "rlsd.torch_family", "rlsd.chunks", "rlsd.change", "rlsd.betting"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
-    | {"rlsd.episodes"},
+    | {"rlsd.episodes", "rlsd.collecting"},
     {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics", "rlsd.students", "rlsd.speed"}
     | {"rlsd.weight_average"},
     {"rlsd.io.checkpoint"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
-    | {"rlsd.averaging"}
+    | {"rlsd.averaging", "rlsd.scaling", "rlsd.algorithm_hooks"}
     | {"rlsd.environment_state", "rlsd.io.weights", "rlsd.students.compress"},
     {"rlsd.api"},
     {"rlsd", "rlsd.cli"},
