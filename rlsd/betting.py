@@ -20,6 +20,8 @@ SPANS = np.array([1.0, 2.0])
 KEPT = 0.1
 #: The latest moments at which such bets begin.
 MOMENTS = 128
+#: The first so many times their share of ranks, of all since each of these moments.
+_FIRST = np.arange(MOMENTS, 0, -1)[:, None] * SPANS
 
 
 class Bets:
@@ -49,17 +51,22 @@ class Bets:
         part = (_kept_back(self.count - 1) - _kept_back(self.count)) / 2
         self._powers = (self._powers + part / len(EXPONENTS)) * EXPONENTS * rank ** (EXPONENTS - 1.0)
         begun = np.full((1, len(SPANS)), part / len(SPANS))
-        self._spans = np.concatenate([self._spans, begun])[-MOMENTS:]
-        since = np.arange(len(self._spans), 0, -1)[:, None]
-        first = np.minimum(since * SPANS / among, 1.0)
+        self._spans = np.concatenate([self._spans[1 - MOMENTS :], begun])
+        first = np.minimum(_FIRST[-len(self._spans) :] / among, 1.0)
         self._spans *= KEPT + (1.0 - KEPT) * (rank < first) / first
-        self.ranks = np.append(self.ranks, rank)[-2 * MOMENTS :]
-        self.numbers = np.append(self.numbers, number)[-2 * MOMENTS :]
+        self.ranks = np.concatenate([self.ranks[1 - 2 * MOMENTS :], (rank,)])
+        self.numbers = np.concatenate([self.numbers[1 - 2 * MOMENTS :], (number,)])
 
     def moment(self) -> int:
         """Return the number of the rank from which on most was won."""
         gains = np.log(0.35 * self.ranks**-0.65)
         return int(self.numbers[np.argmax(np.cumsum(gains[::-1])[::-1])])
+
+    def likelihoods(self) -> np.ndarray:
+        """Return how much likelier the ranks from each on are under the best bet than by chance, in logarithms."""
+        surprise, n = -np.log(self.ranks[::-1]), np.arange(1, len(self.ranks) + 1)
+        mean = np.maximum(np.cumsum(surprise) / n, 1.0)
+        return np.asarray((n * (mean - 1.0 - np.log(mean)))[::-1])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all arrays by name."""

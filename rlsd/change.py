@@ -33,6 +33,8 @@ CHUNK = 8
 ORDERED = 256
 #: Standardised starts are clipped here: for the score, which is to bear outliers, and to tell how odd one is.
 LARGEST, FARTHEST = 10.0, 1000.0
+#: Weight of the guess that scores tell nothing, in starts.
+PRIOR = 0.1
 
 
 class Alarm(NamedTuple):
@@ -98,6 +100,7 @@ class ChangeTest:
         self.odd, self.new = Bets(), Bets()
         self._scale, self._among, self._near = _none(), _none(), np.zeros(0)
         self._ranked = _none()
+        self._unit: tuple[np.ndarray, np.ndarray] | None = None  # mean and deviation of those that tell the scale
 
     @property
     def wealth(self) -> float:
@@ -126,7 +129,9 @@ class ChangeTest:
 
     def _observe(self, starts: np.ndarray, steps: np.ndarray) -> list[Alarm]:
         testing = (self.count + np.arange(len(starts))) % 2 == 1
-        scored = self._scored(np.concatenate([self._ranked.reshape(-1, starts.shape[1]), starts[testing]]))
+        scored = np.zeros(0)
+        if testing.any():
+            scored = self._scored(np.concatenate([self._ranked.reshape(-1, starts.shape[1]), starts[testing]]))
         ranked, scores = scored[: len(self._ranked)], iter(scored[len(self._ranked) :])
         alarms = []
         for row, start in enumerate(starts):
@@ -137,10 +142,11 @@ class ChangeTest:
             if testing[row]:
                 score = next(scores)
                 self._bet(self.new, ranked > score, ranked == score)
-                self._ranked, ranked = _appended(self._ranked, start), np.append(ranked, score)
-                if len(ranked) > RANKED:
-                    left = self._generator.integers(len(ranked))
-                    self._ranked, ranked = np.delete(self._ranked, left, 0), np.delete(ranked, left)
+                left = self._left_out(self._ranked)
+                if left is None:
+                    self._ranked, ranked = _appended(self._ranked, start), np.append(ranked, score)
+                elif left < RANKED:
+                    self._ranked[left], ranked[left] = start, score
             if self.wealth >= self.limit:
                 alarms.append(self._alarm())
                 ranked = np.zeros(0)
@@ -158,24 +164,31 @@ class ChangeTest:
         rank = (int(before.sum()) + self._generator.random() * ties) / (len(before) + 1)
         bets.add(max(rank, 1e-12), len(before) + 1, self.count)
 
+    def _left_out(self, others: np.ndarray) -> int | None:
+        """Return which is left out of some others and one more, that one being the last; None while there is room."""
+        return None if len(others) < RANKED else int(self._generator.integers(RANKED + 1))
+
     def _rank_oddness(self, start: np.ndarray) -> None:
         """Rank a start by how thinly others lie around it, the thinnest first."""
         if len(self._scale) < SCALE:
             self._scale = _appended(self._scale, start)
             return
-        mean, std = _scale_of(self._scale)
+        if self._unit is None:
+            self._unit = _scale_of(self._scale)
+        mean, std = self._unit
         start = np.clip((start - mean) / std, -FARTHEST, FARTHEST)
         kernels = _kernels(start, self._among)
-        near = self._near + kernels
+        near, own = self._near + kernels, kernels.sum()
         # Rounded, or sums that are equal would be told apart by the order in which they were added up.
-        others, own = np.round(np.log(near + 1e-9), 6), np.round(np.log(kernels.sum() + 1e-9), 6)
-        self._bet(self.odd, others < own, others == own)
-        self._among, self._near = _appended(self._among, start), np.append(near, kernels.sum())
-        if len(self._near) > RANKED:
-            left = self._generator.integers(len(self._near))
-            gone = self._among[left]
-            self._among, self._near = np.delete(self._among, left, 0), np.delete(self._near, left)
-            self._near -= _kernels(gone, self._among)
+        others, rounded = near.round(8), own.round(8)
+        self._bet(self.odd, others < rounded, others == rounded)
+        left = self._left_out(self._among)
+        if left is None:
+            self._among, self._near = _appended(self._among, start), np.append(near, own)
+        elif left < RANKED:
+            gone = self._among[left].copy()
+            self._among[left], near[left] = start, own
+            self._near = near - _kernels(gone, self._among)
 
     def _scored(self, starts: np.ndarray) -> np.ndarray:
         """Return how much more like the latest starts than like the older ones some are; at first zeros."""
@@ -207,17 +220,19 @@ class ChangeTest:
     def _first_of_its_kind(self) -> int:
         """Return which of the starts in order is the first of the new kind.
 
-        First the one from which on the bets won most; then, some times over, the one from which on the starts are most
-        like those since the one found so far.
+        First the one from which on the bets won most. Then, some times over, the one at which the logarithms of two
+        likelihood ratios add up to most: that of the ranks from it on, and that of the starts themselves.
         """
-        moment = max((self.odd, self.new), key=lambda bets: bets.wealth).moment()
+        bets = max((self.odd, self.new), key=lambda bets: bets.wealth)
         n = len(self._ordered)
-        first = min(max(n - 1 - int(self.count - moment), 1), n - 2)
+        rows = n - 1 - (self.count - bets.numbers)
+        by_ranks = np.append(bets.likelihoods(), 0.0)[np.searchsorted(rows, np.arange(n))]
+        first = min(max(n - 1 - int(self.count - bets.moment()), 1), n - 2)
         for _ in range(3):
             # Those shortly before may be of the new kind: the score had to learn it.
             before = first - (n - first) if first - (n - first) >= 8 else first
-            likeness = _likeness(self._ordered, first, before)
-            found = min(max(int(np.argmax(np.cumsum(likeness[::-1])[::-1])), 1), n - 2)
+            by_starts = np.cumsum(_log_ratios(self._ordered, first, before)[::-1])[::-1]
+            found = min(max(int(np.argmax(by_ranks + by_starts)), 1), n - 2)
             if found == first:
                 break
             first = found
@@ -237,6 +252,7 @@ class ChangeTest:
         """Load what :meth:`arrays` and :meth:`state` returned."""
         for name in _ARRAYS:
             setattr(self, f"_{name}", arrays[name])
+        self._unit = None
         self.alarms, self.count = int(state["alarms"]), int(state["count"])
         for test, bets in (("odd", self.odd), ("new", self.new)):
             mine = {name.removeprefix(f"{test}/"): a for name, a in arrays.items() if name.startswith(f"{test}/")}
@@ -278,15 +294,16 @@ def _density(starts: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def _kernels(start: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return how near each of some others lies to a start, exactly alike where they are."""
-    far = np.square(others.reshape(-1, len(start)) - start, dtype=np.float64).mean(1)
-    near = 1.0 / (far + 0.5)
-    return np.asarray(near * near * near)
+    apart = others.reshape(-1, len(start)) - start
+    far = np.einsum("ij,ij->i", apart, apart, dtype=np.float64) / len(start)
+    # Wide, so that within one kind all are about as near: a few of another kind count as odd, wherever they lie in it.
+    return np.asarray(1.0 / (far + 0.5))
 
 
-def _likeness(ordered: np.ndarray, first: int, before: int) -> np.ndarray:
-    """Return of starts how much more like those from ``first`` on than like those up to ``before`` each is.
+def _log_ratios(ordered: np.ndarray, first: int, before: int) -> np.ndarray:
+    """Return how much likelier each start is among those from ``first`` on than among those up to ``before``.
 
-    None is compared with itself. 0 lies half way between the two kinds, and 1 where one of them does.
+    In logarithms, clipped. None is compared with itself.
     """
     new, old = ordered[first:], ordered[:before]
     scores = np.array(
@@ -299,8 +316,29 @@ def _likeness(ordered: np.ndarray, first: int, before: int) -> np.ndarray:
             for row in range(len(ordered))
         ]
     )
-    high, low = scores[first:].mean(), scores[:before].mean()
-    return np.asarray(np.clip((scores - (high + low) / 2) / max(abs(high - low) / 2, 1e-9), -1.5, 1.5))
+    return np.asarray(np.clip(calibrated(scores, scores[first:], scores[:before]), -3.0, 3.0))
+
+
+def calibrated(scores: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Return scores as logarithms of likelihood ratios of two kinds, by logistic regression: 0 where they tell nothing.
+
+    :param scores: those to convert.
+    :param new: scores of one kind, which were not made to be told apart; both kinds count alike.
+    :param old: those of the other.
+    """
+    both = np.concatenate([new, old])
+    middle, spread = (new.mean() + old.mean()) / 2, both.std() + 1e-3
+    scores, z = (np.clip((some - middle) / spread, -LARGEST, LARGEST) for some in (scores, both))
+    labels = np.arange(len(z)) < len(new)
+    weights = np.where(labels, 1 / len(new), 1 / len(old)) * len(z) / 2
+    design, found = np.stack([z, np.ones(len(z))], 1), np.zeros(2)
+    for _ in range(20):
+        chance = 1.0 / (1.0 + np.exp(-np.clip(design @ found, -30.0, 30.0)))
+        slope = design.T @ (weights * (chance - labels)) + PRIOR * found
+        curve = (design * (weights * chance * (1.0 - chance))[:, None]).T @ design + PRIOR * np.eye(2)
+        step = np.linalg.solve(curve, slope)
+        found -= step / max(np.abs(step).max(), 1.0)  # a whole step may be too far where the kinds lie well apart
+    return np.asarray(max(found[0], 0.0) * scores + found[1])
 
 
 def _none() -> np.ndarray:

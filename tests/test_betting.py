@@ -60,3 +60,5 @@ def test_small_ranks_from_a_moment_on_win_much_and_the_moment_is_told():
         bets.add(rank, 101, number)
     assert bets.wealth > 4e3
     assert bets.moment() == 100
+    assert 97 <= np.argmax(bets.likelihoods()) <= 100
+    assert (bets.likelihoods() >= 0).all()

@@ -97,6 +97,32 @@ def test_a_clear_change_is_seen_within_twelve_episodes_and_its_moment_told(kind)
     assert (found.latest[:, 0] == 1).all()
 
 
+def test_a_clear_change_is_seen_within_ten_episodes_though_there_were_but_thirty_before():
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        parts = [np.insert(streams("uniform", rng, 30), 0, bit, axis=1) for bit in (0, 1)]
+        (found,) = alarms(np.concatenate(parts), seed, level=0.01)
+        assert found.step < 400
+        assert found.since == 300
+
+
+def test_the_moment_of_a_wider_spread_is_told_though_most_starts_are_like_those_before():
+    """Starts in the middle of the box are of either kind: few are told apart."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        starts = np.concatenate([streams("uniform", rng, 150), 1.5 * streams("uniform", rng, 60)])
+        assert abs(alarms(starts, seed, level=0.01)[0].since - 1500) <= 100
+
+
+def test_scores_become_logarithms_of_likelihood_ratios_and_nothing_where_they_tell_nothing():
+    rng = np.random.default_rng(0)
+    scores = np.linspace(-2, 2, 9)
+    new, old = rng.normal(0.5, 1, 4000), rng.normal(-0.5, 1, 1000)
+    np.testing.assert_allclose(change.calibrated(3 * scores, 3 * new, 3 * old), scores, atol=0.15)
+    assert np.abs(change.calibrated(scores, rng.normal(size=500), rng.normal(size=2000))).max() < 0.3
+    assert np.abs(change.calibrated(scores, np.full(4, 2.0), np.full(50, 2.0))).max() < 1e-6
+
+
 def test_after_an_alarm_the_way_back_raises_another():
     rng = np.random.default_rng(0)
     parts = [streams("uniform", rng, n) + shift for n, shift in ((100, 0), (100, 1), (100, 0))]

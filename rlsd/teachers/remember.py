@@ -19,19 +19,18 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
 from rlsd.actors import Actor
-from rlsd.change import Alarm, ChangeEvent, ChangeTest
+from rlsd.change import ChangeEvent, ChangeTest, calibrated, score
 from rlsd.config import integer, number
 from rlsd.episodes import EPISODE
 from rlsd.observations import Observations, as_items, from_items
 from rlsd.teachers.base import Teacher, TeacherConfig
-from rlsd.teachers.discriminator import Discriminator
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.ring import SnapshotRing
 
-#: Starts since the change that the classifier is shown, at most, and those of each kind in one of its gradient steps.
-WINDOW, BATCH = 256, 256
-#: Gradient steps of the classifier at an alarm, and at each snapshot after it.
-FIRST, THEN = 200, 10
+#: Starts since the change, and before it, by which others are judged, at most.
+NOW, BEFORE = 256, 512
+#: Parts of the starts: each is judged by the others.
+FOLDS = 8
 #: Mean hold of the starts of a task below which it is met again.
 MET = 0.5
 
@@ -47,16 +46,15 @@ class RememberTeacher(Teacher):
     def __init__(self, actor: Actor, answer: Remember) -> None:
         super().__init__(actor)
         self.every, self.threshold = answer.every, answer.threshold
-        # Its stream needs no seed of the agent's: it decides which starts a small classifier is shown.
+        # Its stream needs no seed of the agent's: it breaks ties among starts.
         self._generator = np.random.default_rng(0x4EE9)
         self.test = ChangeTest(self._generator, answer.level)
         self.ring = SnapshotRing(actor)
         self.frozen = FrozenPolicy(actor)
         #: Makes vectors of images and Dicts: a copy of the policy as it was when distillation began.
         self.eye: FrozenPolicy | None = None
-        self.discriminator: Discriminator | None = None
         self.steps = 0  # environment steps seen
-        self._studied = 0  # steps at the latest training of the classifier
+        self._judged = 0  # starts since the change when they were last judged
         self._numbers = np.zeros(0, np.int64)  # of the episodes whose starts are known, rising
         self._starts = np.zeros((0, 0), np.float32)
         self._began = np.zeros(0, np.int64)  # the step of each start
@@ -64,8 +62,8 @@ class RememberTeacher(Teacher):
         self._holds = np.zeros(0)  # of the known starts
         self._tasks: list[int] = [0]  # which task each stretch between changes was at
         self._changes: list[int] = []  # number of the first episode after each
-        self._alarm: Alarm | None = None
-        self._raised = (0.0, 0.0)  # the evidence at the latest alarm, and its bound
+        self._alarms: list[tuple[int, float, float]] = []  # of each still to be acted on: since, evidence, bound
+        self._raised = [0.0, 0.0]  # the evidence at the latest alarm, and its bound
         self._noticed: list[ChangeEvent] = []
         self._divided = True
         self._share = 0.0
@@ -84,52 +82,63 @@ class RememberTeacher(Teacher):
             self._starts = np.concatenate([self._starts.reshape(-1, starts.shape[1]), starts])
             self._began = np.concatenate([self._began, began])
             self._holds = np.concatenate([self._holds, np.zeros(len(found))])
-            for alarm in self.test.observe(starts, began):
-                self._alarm = alarm
+            self._alarms += [(a.since, a.wealth, a.limit) for a in self.test.observe(starts, began)]
         self.steps += len(numbers)
 
     def refresh(self, agent: BaseAlgorithm) -> bool:
-        """Keep the policy of now; at an alarm let that of the change teach."""
+        """Keep the policy of now; at an alarm let that of the change teach. One alarm at each update."""
         since = self.steps
         if isinstance(agent, OnPolicyAlgorithm):
             since -= agent.n_steps * agent.n_envs  # it acted all through the rollout
         if not self.ring.kept or since - self.ring.kept[-1][0] >= self.every:
             self.ring.take(agent, since)
-        if self._alarm is None:
+        if not self._alarms:
             return False
-        alarm, self._alarm = self._alarm, None
+        self._since, *self._raised = self._alarms.pop(0)
         if self.frozen.policy is None:
             self.frozen.take(agent)
-        self._since, self._raised = alarm.since, (alarm.wealth, alarm.limit)
-        self.frozen.put(self.ring.at(alarm.since))
+        self.frozen.put(self.ring.at(self._since))
         self.refreshed_at = self.clock.steps(agent)
         self.version += 1
         self._divided = False
         return True
 
     def prepare(self, store: Any) -> np.ndarray | None:
-        """Train the classifier, and at an alarm decide of every stored state whether it is held."""
-        if self._divided and self.steps - self._studied < self.every:
+        """Judge the starts anew now and then; at an alarm decide of every stored state whether it is held."""
+        begun = int((self._began >= self._since).sum())
+        if self._divided and begun - self._judged < min(1 + self._judged // 8, NOW // 8):
             return None
-        self._studied = self.steps
         self._forget(store)
-        now = self._starts[self._began >= self._since][-WINDOW:]
-        before = self._starts[self._began < self._since]
-        if len(now) and len(before):
-            self._classify(now, before, FIRST if not self._divided else THEN)
-        if self._divided:
+        self._judged = int((self._began >= self._since).sum())
+        if not self._judge() or self._divided:
             return None
         self._divide(store)
         self._divided = True
         return np.asarray(store.slots())
 
-    def _classify(self, now: np.ndarray, before: np.ndarray, steps: int) -> None:
-        device = next(iter(self.frozen.tensors().values())).device
-        if self.discriminator is None:
-            self.discriminator = Discriminator(now.shape[1], self._generator, device)
-        self.discriminator.train(_tensor(now, device), _tensor(before, device), steps, BATCH)
-        chance = self.discriminator.probability(_tensor(self._starts, device)).cpu().numpy()
-        self._holds = np.where(self._began >= self._since, 0.0, np.clip(1.0 - chance / self.threshold, 0.0, None))
+    def _judge(self) -> bool:
+        """Decide of each start how firmly the states of its episode are held.
+
+        :return: False when there are too few starts as yet.
+        """
+        before, fold = self._began < self._since, self._numbers % FOLDS
+        now = ~before
+        now[np.flatnonzero(now)[:-NOW]] = False
+        if any(len(np.unique(fold[some])) < 2 for some in (now, before)):
+            return False
+        scores = np.zeros(len(fold))
+        for mine in (fold == which for which in range(FOLDS)):
+            older = self._starts[before & ~mine]
+            older = older[:: 1 + len(older) // BEFORE]
+            scores[mine] = score(self._starts[mine], self._starts[now & ~mine], older)
+        # What a score is worth is told by those that had no part in it: after a false alarm it is nothing.
+        chance = 1.0 / (1.0 + np.exp(-calibrated(scores, scores[now], scores[before])))
+        self._holds = np.where(before, np.clip(1.0 - chance / self.threshold, 0.0, None), 0.0)
+        return True
+
+    @property
+    def inactive(self) -> bool:  # noqa: D102
+        return not (self._holds > 0.0).any()
 
     def _divide(self, store: Any) -> None:
         """Tell the store at which task the agent is now: one that is met again, or another."""
@@ -184,10 +193,10 @@ class RememberTeacher(Teacher):
 
     def _forget(self, store: Any) -> None:
         """Let go of starts of which no state is stored any more, but for the latest."""
-        if len(self._numbers) <= 4 * WINDOW:
+        if len(self._numbers) <= 4 * NOW:
             return
         kept = np.isin(self._numbers, store.episodes[store.slots()])
-        kept[-WINDOW:] = True
+        kept[-NOW:] = True
         self._numbers, self._starts = self._numbers[kept], self._starts[kept]
         self._began, self._holds = self._began[kept], self._holds[kept]
 
@@ -196,7 +205,7 @@ class RememberTeacher(Teacher):
             "change": float(self.test.alarms),
             "changed_at": float(self._since),
             "evidence": self.test.evidence,
-            "frozen_share": self._share,
+            "frozen_share": 0.0 if self.inactive else self._share,
         }
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
@@ -205,7 +214,6 @@ class RememberTeacher(Teacher):
         out = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
         parts = {"ring": self.ring.tensors(), "frozen": self.frozen.tensors()}
         parts |= {} if self.eye is None else {"eye": self.eye.tensors()}
-        parts |= {} if self.discriminator is None else {"discriminator": self.discriminator.tensors()}
         return out | {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
 
     def state(self) -> dict[str, Any]:  # noqa: D102
@@ -214,18 +222,20 @@ class RememberTeacher(Teacher):
             "test": self.test.state(),
             "ring": self.ring.state(),
             "steps": self.steps,
-            "studied": self._studied,
+            "judged": self._judged,
             "since": self._since,
             "tasks": self._tasks,
             "changes": self._changes,
             "share": self._share,
+            "alarms": self._alarms,
+            "divided": self._divided,
             "raised": self._raised,
             "noticed": [asdict(event) for event in self._noticed],
         }
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
         super().load(agent, {}, state)
-        parts = split_parts(tensors, {"starts", "test", "ring", "frozen", "eye", "discriminator"})
+        parts = split_parts(tensors, {"starts", "test", "ring", "frozen", "eye"})
         for name in _ARRAYS:
             setattr(self, f"_{name}", parts["starts"][name].cpu().numpy().copy())
         self.test.load({name: t.cpu().numpy().copy() for name, t in parts["test"].items()}, state["test"])
@@ -236,14 +246,13 @@ class RememberTeacher(Teacher):
         if "eye" in parts:
             self.eye = FrozenPolicy(self.actor)
             self.eye.load(agent, parts["eye"])
-        if "discriminator" in parts:
-            self.discriminator = Discriminator(self._starts.shape[1], self._generator, agent.device)
-            self.discriminator.load(parts["discriminator"])
-        self.steps, self._studied, self._since = (int(state[name]) for name in ("steps", "studied", "since"))
+        self.steps, self._judged, self._since = (int(state[name]) for name in ("steps", "judged", "since"))
         self._tasks, self._changes = ([int(n) for n in state[name]] for name in ("tasks", "changes"))
+        self._alarms = [(int(since), float(wealth), float(limit)) for since, wealth, limit in state["alarms"]]
+        self._divided = bool(state["divided"])
         self._share = float(state["share"])
-        self._raised = tuple(state.get("raised", self._raised))  # files of before have none
-        self._noticed = [ChangeEvent(**event) for event in state.get("noticed", ())]
+        self._raised = [float(n) for n in state["raised"]]
+        self._noticed = [ChangeEvent(**event) for event in state["noticed"]]
         self._generator.bit_generator.state = state["generator"]
 
 
@@ -273,7 +282,7 @@ class Remember(TeacherConfig, name="remember"):
     :param threshold: below this probability an episode's states are held. Usual range 0.05 to 0.3.
     """
 
-    level: float = number(0.001, low=0.0, high=0.5, low_open=True)
+    level: float = number(0.01, low=0.0, high=0.5, low_open=True)
     every: int = integer(256, low=1)
     threshold: float = number(0.2, low=0.0, high=1.0, low_open=True)
 

@@ -1,6 +1,8 @@
-"""How often the test for a change of starts raises a false alarm, and how late a true one: docs/results/change.json.
+"""How often the test for a change of starts raises a false alarm, how late a true one, and what moment it tells.
 
-python scripts/experiments/change.py --streams 100 --starts 100 --results docs/results/change.json
+python scripts/experiments/change.py --results docs/results/change.json
+
+What the file has already is not measured again.
 """
 
 from __future__ import annotations
@@ -41,6 +43,21 @@ def _goals(rng: np.random.Generator, n: int) -> np.ndarray:
     return np.stack([np.zeros(n), np.cos(goal), np.sin(goal)], 1)
 
 
+def _pendulum(rng: np.random.Generator, n: int) -> np.ndarray:
+    angle = rng.uniform(-np.pi, np.pi, n)
+    return np.stack([np.cos(angle), np.sin(angle), rng.uniform(-1, 1, n)], 1)
+
+
+def _some_goals(first: int) -> Draw:
+    """Return a way to draw from four of the eight goals."""
+
+    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
+        goal = first + rng.integers(0, 4, n)
+        return np.stack([np.zeros(n), np.cos(goal), np.sin(goal)], 1)
+
+    return draw
+
+
 def _mixture(rng: np.random.Generator, n: int) -> np.ndarray:
     return np.array([[0, 0], [3, 0], [0, 3]])[rng.integers(0, 3, n)] + rng.normal(size=(n, 2))
 
@@ -55,6 +72,7 @@ STATIONARY: dict[str, Draw] = {
 CHANGES: dict[str, tuple[Draw, Draw]] = {
     "another fixed start": (_fixed, lambda rng, n: _fixed(rng, n) + np.array([0, 0.05, 0])),
     "CartPole's starts, and a bit that flips": (marked(_uniform, 0), marked(_uniform, 1)),
+    "Pendulum's starts, and a bit that flips": (marked(_pendulum, 0), marked(_pendulum, 1)),
     "CartPole's starts, one number half a width off": (
         _uniform,
         lambda rng, n: _uniform(rng, n) + np.array([0.05, 0, 0, 0]),
@@ -64,10 +82,12 @@ CHANGES: dict[str, tuple[Draw, Draw]] = {
         lambda rng, n: _uniform(rng, n) + np.array([0.025, 0, 0, 0]),
     ),
     "CartPole's starts, half as wide again": (_uniform, lambda rng, n: 1.5 * _uniform(rng, n)),
+    "CartPole's starts, half as wide": (_uniform, lambda rng, n: 0.5 * _uniform(rng, n)),
     "eight Gaussian numbers, one of them two deviations off": (
         lambda rng, n: rng.normal(size=(n, 8)),
         lambda rng, n: rng.normal(size=(n, 8)) + 2 * np.eye(8)[0],
     ),
+    "four goals, then four others": (_some_goals(0), _some_goals(4)),
     "eight goals, then one of them alone": (_goals, lambda rng, n: np.tile([0, np.cos(3), np.sin(3)], (n, 1))),
     "5,000 layouts, then ten of them": (levels(1), levels(1, 10)),
     "5,000 layouts, then 5,000 others of the same kind": (levels(1), levels(2)),
@@ -76,6 +96,8 @@ CHANGES: dict[str, tuple[Draw, Draw]] = {
 
 #: Episodes of the old kind before a change.
 BEFORE = (30, 60, 300)
+#: Episodes of the new kind within which an alarm must come.
+AFTER = 200
 
 
 def first_alarm(seed: int, level: float, parts: list[tuple[Draw, int]]) -> Alarm | None:
@@ -91,30 +113,41 @@ def first_alarm(seed: int, level: float, parts: list[tuple[Draw, int]]) -> Alarm
     return None
 
 
+def measure_delay(kind: str, old: int, level: float, repeats: int) -> dict[str, list[int]]:
+    """Return how many episodes after the change alarms came, and how far off the moment is that they tell."""
+    before, after = CHANGES[kind]
+    found = [first_alarm(seed, level, [(before, old), (after, AFTER)]) for seed in range(repeats)]
+    late = sorted((alarm.step - old + 1, alarm.since - old) for alarm in found if alarm is not None)
+    return {"episodes": [a for a, _ in late], "moment": [b for _, b in late]}
+
+
 def main() -> None:
-    """Measure, and write the figures down."""
+    """Measure what is missing, and write the figures down after each kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=2000, help="of each kind")
-    parser.add_argument("--starts", type=int, default=120, help="of a stream that does not change")
-    parser.add_argument("--level", type=float, default=0.001)
+    parser.add_argument("--starts", type=int, default=100, help="of a stream that does not change")
+    parser.add_argument("--level", type=float, default=0.01)
     parser.add_argument("--repeats", type=int, default=10, help="of each change")
     parser.add_argument("--results", type=Path, required=True)
     asked = parser.parse_args()
-    false = {}
-    delays = {}
-    for name, (before, after) in CHANGES.items():
-        for old in BEFORE:
-            parts = [(before, old), (after, 300)]
-            found = [first_alarm(seed, asked.level, parts) for seed in range(asked.repeats)]
-            late = sorted((alarm.step - old + 1, alarm.since - old) for alarm in found if alarm is not None)
-            delays[f"{name}, after {old}"] = {"episodes": [a for a, _ in late], "moment": [b for _, b in late]}
-            print(name, old, late, flush=True)
-    for name, draw in STATIONARY.items():
-        parts = [(draw, asked.starts)]
-        false[name] = sum(first_alarm(seed, asked.level, parts) is not None for seed in range(asked.streams))
-        print(name, false[name], flush=True)
     settings = {key: value for key, value in vars(asked).items() if key != "results"}
-    asked.results.write_text(json.dumps({"settings": settings, "false": false, "delays": delays}, indent=1) + "\n")
+    known = json.loads(asked.results.read_text()) if asked.results.exists() else {}
+    data = known if known.get("settings") == settings else {"settings": settings, "false": {}, "delays": {}}
+
+    def keep(part: str, name: str, value: object) -> None:
+        data[part][name] = value
+        print(name, value, flush=True)
+        asked.results.write_text(json.dumps(data, separators=(",", ":")).replace('{"episodes', '\n{"episodes') + "\n")
+
+    for kind in CHANGES:
+        for old in BEFORE:
+            if (name := f"{kind}, after {old}") not in data["delays"]:
+                keep("delays", name, measure_delay(kind, old, asked.level, asked.repeats))
+    for kind, draw in STATIONARY.items():
+        if kind not in data["false"]:
+            parts = [(draw, asked.starts)]
+            alarms = [first_alarm(seed, asked.level, parts) is not None for seed in range(asked.streams)]
+            keep("false", kind, sum(alarms))
 
 
 if __name__ == "__main__":

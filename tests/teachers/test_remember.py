@@ -157,6 +157,36 @@ def test_what_is_met_again_is_let_go_and_what_was_left_for_it_is_held():
     assert set(agent.distiller.cache.versions[slots][held == 0]) <= {0, 1}
 
 
+class Unchanged(Marked):
+    """Stays at its first task."""
+
+    tasks = (0.0,)
+
+
+def test_after_a_false_alarm_nothing_is_held_any_more():
+    agent = agent_of(make=Unchanged)
+    agent.learn(10 * ROLLOUT)
+    teacher = agent.distiller.teacher
+    teacher._alarms.append((teacher.steps - 20, 1.0, 1.0))
+    agent.learn(8 * ROLLOUT, reset_num_timesteps=False)
+    assert len(teacher.changes) == 1, "nothing came of the alarm"
+    assert teacher.inactive and teacher.figures()["frozen_share"] == 0.0
+    pulled = agent.distiller.deposits
+    agent.learn(4 * ROLLOUT, reset_num_timesteps=False)
+    assert agent.distiller.deposits == pulled, "it is still held"
+
+
+def test_of_two_alarms_in_one_rollout_each_is_acted_on():
+    agent = agent_of()
+    agent.learn(6 * ROLLOUT)
+    teacher = agent.distiller.teacher
+    moments = [teacher.steps - 40, teacher.steps - 20]
+    teacher._alarms += [(moment, 1.0, 1.0) for moment in moments]
+    agent.learn(2 * ROLLOUT, reset_num_timesteps=False)
+    assert [event.since for event in teacher.changes] == moments
+    assert len(teacher._changes) == 2 and not teacher._alarms
+
+
 class Told(BaseCallback):
     """Any callback of SB3's that has the method."""
 
