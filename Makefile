@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine:
-#   make train     trains a self-distilled agent on CartPole-v1
+#   make train     trains a self-distilled agent on CartPole-v1; make demo shows in two minutes what that is for
 #   make test      runs the tests
 # Both make .venv from constraints.txt first, once. The system's own Python packages are left alone.
 
@@ -19,10 +19,13 @@ STAMP := $(VENV)/.installed
 SOURCES := rlsd envs scripts tests
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format clean
+.PHONY: help demo docs train test lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(STAMP) ## see in two minutes what it is for: a task kept that plain SB3 forgets
+	@$(BIN)/python scripts/demo.py $(ARGS)
 
 train: $(STAMP) ## train an agent: make train ENV=Acrobot-v1 ARGS="--seed 1 -n 100000"
 	@$(BIN)/python scripts/train.py --env $(ENV) $(ARGS)
@@ -39,9 +42,14 @@ format: $(STAMP) ## mend what ruff can mend
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
+docs: $(STAMP) ## build the site of the documentation into docs/_build
+	@$(BIN)/python -c 'import myst_parser, furo' 2>/dev/null || PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	    $(BIN)/python -m pip install -qq --no-input -c constraints.txt -e '.[docs]'
+	@$(BIN)/python -m sphinx -W -q -b html docs docs/_build
+
 clean: ## remove the environment, build outputs and caches; runs in logs/ stay
 	@if [ -e $(MARK) ]; then rm -rf $(VENV); fi
-	@rm -rf dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An installation that was interrupted leaves no stamp, and is begun again from nothing: pip takes a half-copied

@@ -33,6 +33,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "demo": Command("rlsd.cli.demo", "see in two minutes what it is for: a task kept that plain SB3 forgets"),
     "train": Command("rlsd.cli.train", "train an agent: rlsd train --env CartPole-v1"),
     "enjoy": Command("rlsd.cli.enjoy", "watch a saved agent, in a window or as a film"),
     "evaluate": Command("rlsd.cli.evaluate", "measure a saved agent, also against another one"),

@@ -24,13 +24,13 @@ from rlsd.cli.variants import parse_seeds, parse_variants
 
 if TYPE_CHECKING:
     from experiments.retention_summary import Scale
-    from experiments.retention_trial import Outcome, Settings
     from rlsd.cli.trials import Launcher
+    from rlsd.cli.two_tasks import Outcome, Settings
 
 EXIT_FAILED = 1
 _NAME = "retention"
 #: What each trial runs, in a process of its own.
-_TRIAL = Path(__file__).with_name("retention_trial.py")
+_TRIAL = ("-m", "rlsd.cli.two_tasks")
 _STOPPING = "Stopping; trials that are not finished are run again from their start. Once more stops at once."
 
 
@@ -99,13 +99,13 @@ class Trial:
 
     def outcome(self) -> Outcome | None:
         """Return what it came to, None while it is not finished."""
-        from experiments.retention_trial import read
+        from rlsd.cli.two_tasks import read
 
         return read(self.file, self.settings)
 
     def run(self, launcher: Launcher) -> Outcome | None:
         """Run it in a process of its own. Returns None when it failed or was stopped."""
-        words = (str(_TRIAL), json.dumps(asdict(self.settings)), str(self.file))
+        words = (*_TRIAL, json.dumps(asdict(self.settings)), str(self.file))
         if launcher.run(words, self.log) == 0:
             return self.outcome()
         return None
@@ -192,7 +192,7 @@ def run_all(trials: Sequence[Trial], jobs: int, scale: Scale) -> tuple[list[Outc
 
 def _scale(settings: Settings) -> Scale:
     from experiments.retention_summary import Scale
-    from experiments.retention_trial import random_return
+    from rlsd.cli.two_tasks import random_return
 
     return Scale.of(settings.env, random_return(settings.env, settings.env_kwargs))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.retention_trial import FLIP, Settings, flip_kwargs, new_agent
 from rlsd.cli.checks import SCHEDULES, known_names, lin_start
 from rlsd.cli.errors import UserError, blame_input
 from rlsd.cli.options import parse as parse_train
 from rlsd.cli.plan import plan_new
 from rlsd.cli.probe import spaces_of
 from rlsd.cli.trials import plain
+from rlsd.cli.two_tasks import FLIP, Settings, flip_kwargs, new_agent
 from rlsd.cli.values import as_words
 from rlsd.cli.variants import Variant
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.retention_trial import ACTIONS, Outcome
 from rlsd.cli.tables import table
+from rlsd.cli.two_tasks import ACTIONS, Outcome
 
 #: The share of its return on task A that an agent must still have to count as having kept it.
 KEPT = 0.9

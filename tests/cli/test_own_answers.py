@@ -6,10 +6,10 @@ import gymnasium as gym
 import pytest
 import torch
 import yaml
-from experiments.retention_trial import Settings
 
 from rlsd.cli.main import main
 from rlsd.cli.runfolder import file_name
+from rlsd.cli.two_tasks import Settings
 from rlsd.config import _REGISTRY
 
 MODULE = """

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from experiments import retention, retention_trial
+from experiments import retention
 from experiments.retention import RetentionOptions, main, plan_trials
 from experiments.retention_settings import rehearses, settle, words_of
 from experiments.retention_summary import Scale, measure, show, summarise
-from experiments.retention_trial import Outcome, Settings
 
 import rlsd
+from rlsd.cli import two_tasks
 from rlsd.cli.flags import read_flags
+from rlsd.cli.two_tasks import Outcome, Settings
 from rlsd.cli.variants import parse_variants
 
 ROOT = Path(__file__).parents[3]
@@ -68,8 +69,8 @@ class Trials:
         monkeypatch.setattr("rlsd.cli.trials.Launcher.run", lambda launcher, *words: self.run(*words))
 
     def run(self, words, log):
-        assert Path(words[0]).name == "retention_trial.py", "what is run"
-        found, file = json.loads(words[1]), Path(words[2])
+        assert words[:2] == ("-m", "rlsd.cli.two_tasks"), "what is run"
+        found, file = json.loads(words[2]), Path(words[3])
         self.ran.append(found)
         if self.exit_codes and (code := self.exit_codes.pop(0)):
             return code
@@ -80,16 +81,16 @@ class Trials:
 
 def test_the_agent_meets_a_then_b_and_is_not_told(tmp_path, monkeypatch):
     wanted = settings(f"{CARTPOLE} --variants baseline --seeds 3 --rounds 2", tmp_path)
-    agent, met = retention_trial.new_agent(wanted.plan()), []
+    agent, met = two_tasks.new_agent(wanted.plan()), []
 
-    def learn(steps, reset_num_timesteps):
+    def learn(steps, callback, reset_num_timesteps):
         observations = agent.get_env().reset()
         met.append((observations[0, -1], reset_num_timesteps, observations[0, 0]))
         agent.num_timesteps += steps
 
     monkeypatch.setattr(agent, "learn", learn)
-    monkeypatch.setattr(retention_trial, "new_agent", lambda plan: agent)
-    found = retention_trial.train(wanted)
+    monkeypatch.setattr(two_tasks, "new_agent", lambda plan: agent)
+    found = two_tasks.train(wanted)
     assert [bit for bit, _, _ in met] == [0.0, 1.0, 0.0, 1.0], "tasks"
     assert [new for _, new, _ in met] == [True, False, False, False], "what begins anew"
     assert len({start for _, _, start in met}) == 4, "episodes of an earlier environment come again"
@@ -101,12 +102,12 @@ def test_the_agent_meets_a_then_b_and_is_not_told(tmp_path, monkeypatch):
 
 def test_evaluations_leave_training_as_it_would_be_without(tmp_path, monkeypatch):
     wanted = settings(f"{CARTPOLE} --variants snapshot:teacher.every=64 --seeds 3", tmp_path)
-    agents = [retention_trial.new_agent(wanted.plan()) for _ in range(2)]
+    agents = [two_tasks.new_agent(wanted.plan()) for _ in range(2)]
     for agent, evaluations in zip(agents, ([2, 3], [4, 1]), strict=True):
         agent.set_random_seed(3)
         agent.learn(64)
         for episodes in evaluations:
-            retention_trial._returns(agent, replace(wanted, eval_episodes=episodes), "B")
+            two_tasks._returns(agent, replace(wanted, eval_episodes=episodes), "B")
         agent.learn(64, reset_num_timesteps=False)
     pairs = zip(*(agent.policy.parameters() for agent in agents), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs), "the evaluation changed what was learned"
@@ -115,9 +116,9 @@ def test_evaluations_leave_training_as_it_would_be_without(tmp_path, monkeypatch
 def test_a_q_learner_does_not_begin_to_explore_again(tmp_path):
     words = "--env CartPole-v1 --algo dqn -n 100 --variants baseline --seeds 0 --eval-episodes 1"
     wanted = settings(f"{words} --hyperparams exploration_fraction=0.9 gradient_steps=1", tmp_path)
-    agent = retention_trial.new_agent(wanted.plan())
+    agent = two_tasks.new_agent(wanted.plan())
     agent.learn(100)
-    retention_trial._change_task(agent, wanted.plan("B", 1))
+    two_tasks._change_task(agent, wanted.plan("B", 1))
     agent.learn(10, reset_num_timesteps=False)
     assert agent.exploration_rate == agent.exploration_final_eps, "exploration began anew"
 
@@ -125,10 +126,10 @@ def test_a_q_learner_does_not_begin_to_explore_again(tmp_path):
 def test_statistics_of_normalised_observations_go_on(tmp_path):
     words = "--env CartPole-v1 -n 64 --variants baseline --seeds 0 --eval-episodes 1 --hyperparams normalize=true"
     wanted = settings(f"{words} n_envs=2 n_steps=32 batch_size=32", tmp_path)
-    agent = retention_trial.new_agent(wanted.plan())
+    agent = two_tasks.new_agent(wanted.plan())
     agent.learn(64)
     before = agent.get_vec_normalize_env().obs_rms.mean.copy()
-    retention_trial._change_task(agent, wanted.plan("B", 1))
+    two_tasks._change_task(agent, wanted.plan("B", 1))
     assert np.array_equal(agent.get_vec_normalize_env().obs_rms.mean, before), "they began anew"
 
 
@@ -191,9 +192,9 @@ def test_the_scale_is_the_environments_own():
 
 
 def test_the_random_policys_return_is_found():
-    found = retention_trial.random_return("CartPole-v1", {})
+    found = two_tasks.random_return("CartPole-v1", {})
     assert 18.0 < found < 27.0, "CartPole's is about 22"
-    assert retention_trial.random_return("CartPole-v1", {}) == found, "another one the second time"
+    assert two_tasks.random_return("CartPole-v1", {}) == found, "another one the second time"
 
 
 def test_the_table_shows_each_variant_twice_and_the_figures_there_are():
@@ -341,7 +342,7 @@ def test_every_flag_is_explained_in_the_docs():
 def test_remember_keeps_one_cartpole_while_it_learns_another_and_nobody_says_when(tmp_path: Path) -> None:
     words = words_of("CartPole-v1", "ppo", 30_000, {}, "cpu", str(tmp_path))
     (variant,) = parse_variants(("remember",), rlsd.recipes())
-    outcome = retention_trial.train(settle(variant, words, {}, seed=720, rounds=1, eval_episodes=10))
+    outcome = two_tasks.train(settle(variant, words, {}, seed=720, rounds=1, eval_episodes=10))
     for actions in ("greedy", "sampled"):
         before = outcome.mean(0, "A", actions)
         assert before > 100, "A was not learned, so that nothing could be kept"

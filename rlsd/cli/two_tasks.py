@@ -1,7 +1,8 @@
-"""One trial of ``scripts/retention.py``: an agent learns task A, then B, and is evaluated on both after each.
+"""An agent learns task A, then B, and is evaluated on both after each: for ``rlsd demo`` and ``scripts/retention.py``.
 
-It is a process of its own, ``python retention_trial.py SETTINGS FILE``, and its file is written at its end:
-a file that is there is a trial that is finished.
+It is a process of its own, ``python -m rlsd.cli.two_tasks SETTINGS FILE [EVERY]``, and its file is written at its end:
+a file that is there is a trial that is finished. With ``EVERY`` it also prints the returns on both tasks every so many
+steps, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlsd.cli.console import say
 from rlsd.cli.plan import Plan
 from rlsd.cli.probe import load_module
 from rlsd.cli.tuned import Hyperparams
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.callbacks import BaseCallback
 
 #: Makes task A and task B of any environment; see ``rlsd_envs.Flipped``.
 FLIP = "rlsd_envs/Flip-v1"
@@ -111,7 +114,7 @@ class Outcome:
     def mean(self, phase: int, task: str, actions: str) -> float:
         """Return the mean return of an evaluation: after which phase, on which task, by which choice of actions."""
         returns = self.phases[phase]["returns"][task][actions]
-        return float(sum(returns) / len(returns))
+        return _mean(returns)
 
 
 def flip_kwargs(env: str, env_kwargs: Mapping[str, Any], task: str) -> dict[str, Any]:
@@ -147,12 +150,29 @@ def new_agent(plan: Plan) -> BaseAlgorithm:
     return agent
 
 
-def train(settings: Settings) -> Outcome:
-    """Run the trial."""
+@dataclass(frozen=True)
+class Point:
+    """The mean greedy returns on both tasks at a moment of training.
+
+    :param steps: environment steps so far.
+    """
+
+    steps: int
+    a: float
+    b: float
+
+
+def train(settings: Settings, every: int = 0, tell: Callable[[Point], None] | None = None) -> Outcome:
+    """Run the trial.
+
+    :param every: environment steps from one look at the agent to the next; 0 for none.
+    :param tell: is handed what each look finds.
+    """
     from rlsd.cli.provenance import git_commit
     from rlsd.version import __version__
 
     agent = new_agent(settings.plan())
+    looks = None if tell is None else _looks(settings, every, tell)
     phases: list[dict[str, Any]] = []
     for phase in range(2 * settings.rounds):
         task = TASKS[phase % 2]
@@ -160,7 +180,7 @@ def train(settings: Settings) -> Outcome:
             _change_task(agent, settings.plan(task, phase))
         started = time.perf_counter()
         # Only the first call is told that it begins anything: the agent is in the middle of its life at the others.
-        agent.learn(settings.steps, reset_num_timesteps=phase == 0)
+        agent.learn(settings.steps, callback=looks, reset_num_timesteps=phase == 0)
         seconds = time.perf_counter() - started
         returns = {on: _returns(agent, settings, on) for on in TASKS}
         steps = int(agent.num_timesteps)
@@ -188,7 +208,30 @@ def random_return(env: str, env_kwargs: Mapping[str, Any]) -> float:
             returns += [float(infos[0]["episode"]["r"])] if ended[0] else []
     finally:
         venv.close()
-    return sum(returns) / len(returns)
+    return _mean(returns)
+
+
+def _looks(settings: Settings, every: int, tell: Callable[[Point], None]) -> BaseCallback:
+    """Return a callback that evaluates the agent on both tasks now and then, at a rollout's start."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Looks(BaseCallback):
+        due = 0
+
+        def _on_rollout_start(self) -> None:
+            if self.num_timesteps >= self.due:
+                self.due = self.num_timesteps + every
+                found = [_mean(_returns(self.model, settings, task, ("greedy",))["greedy"]) for task in TASKS]
+                tell(Point(self.num_timesteps, *found))
+
+        def _on_step(self) -> bool:
+            return True
+
+    return Looks()
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values) / len(values))
 
 
 def _change_task(agent: Any, plan: Plan) -> None:
@@ -209,14 +252,17 @@ def _change_task(agent: Any, plan: Plan) -> None:
         agent.exploration_schedule = FloatSchedule(agent.exploration_final_eps)
 
 
-def _returns(agent: Any, settings: Settings, task: str) -> dict[str, list[float]]:
+def _returns(
+    agent: Any, settings: Settings, task: str, chosen: Sequence[str] = tuple(ACTIONS)
+) -> dict[str, list[float]]:
     """Return the returns of evaluation episodes on a task, by how actions are chosen. The agent is as it was before."""
     from stable_baselines3.common.evaluation import evaluate_policy
 
     from rlsd.cli.environments import evaluation_env
 
     found = {}
-    for actions, deterministic in ACTIONS.items():
+    for actions in chosen:
+        deterministic = ACTIONS[actions]
         seed = (settings.seed + _EVALUATION_SEED) % 2**31
         env = evaluation_env(settings.plan(task), seed, agent.get_env())
         try:
@@ -254,6 +300,10 @@ def _figures(agent: Any) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in found.items() if "/" in key}
 
 
+def _print(point: Point) -> None:
+    say(json.dumps(asdict(point)))
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the trial whose settings and file are named, and return the exit code."""
     import torch
@@ -262,7 +312,8 @@ def main(argv: Sequence[str]) -> int:
 
     settings = Settings(**json.loads(argv[0]))
     torch.set_num_threads(1)
-    outcome = train(settings)
+    every = int(argv[2]) if len(argv) > 2 else 0
+    outcome = train(settings, every, _print if every else None)
     write_json(Path(argv[1]), {"settings": asdict(settings), "outcome": asdict(outcome)})
     return 0
 
