@@ -15,6 +15,25 @@ if TYPE_CHECKING:
     from rlsd.api import __all__ as __all__
 
 
+#: What most people need, and the modules that hold the answers: ``rlsd.teachers.Snapshot``. All of ``rlsd.api`` is
+#: there, too.
+_SHOWN = (
+    *("SelfDistilled", "distill", "undistill", "SelfDistillation", "accelerate", "compress", "learn_together"),
+    *(
+        "DistillConfig",
+        "recipe",
+        "recipes",
+        "Checkpoints",
+        "latest_checkpoint",
+        "load_weights",
+        "resume",
+        "save_checkpoint",
+    ),
+    *("teachers", "states", "divergences", "strength", "gates", "timing", "students"),
+    *("__all__", "__doc__", "__name__", "__path__", "__version__"),
+)
+
+
 def __getattr__(name: str) -> Any:
     """Import the public names when one is first asked for (PEP 562): torch and SB3 take seconds to import."""
     if not name.startswith("__") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
@@ -28,4 +47,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+    return sorted(_SHOWN)

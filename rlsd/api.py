@@ -1,5 +1,7 @@
 """The reviewed list of public names. ``import rlsd`` leads here when one is first asked for."""
 
+from typing import TYPE_CHECKING
+
 from rlsd.actors import register_actor
 from rlsd.averaging import EvaluateAverage, average
 from rlsd.callback import DistillCallback, SelfDistillation
@@ -23,7 +25,12 @@ from rlsd.timing import EveryStep
 from rlsd.together import learn_together
 from rlsd.version import __version__
 from rlsd.weight_average import WeightAverage
-from rlsd.wrapping import SelfDistilled, accelerate, distill, undistill
+from rlsd.wrapping import accelerate, distill, undistill
+
+if TYPE_CHECKING:
+    from rlsd.typed import SelfDistilled
+else:
+    from rlsd.wrapping import SelfDistilled
 
 __all__ = [
     "KL",

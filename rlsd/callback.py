@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlsd.change import ChangeEvent
 from rlsd.config import DistillConfig
-from rlsd.presets import Distill, has_values, recipe, resolve
+from rlsd.presets import Distill, resolve
 from rlsd.wrapping import distill
 
 
@@ -47,17 +47,17 @@ class SelfDistillation(BaseCallback):
               recipe: snapshot
 
     :param recipe: a recipe's name, a :class:`DistillConfig`, or ``True`` for the default recipe.
-    :param changes: as for :func:`rlsd.recipe`, when ``recipe`` is a name.
+    :param changes: to it, as for :func:`rlsd.recipe`: ``strength=0.3``.
     :raises ValueError: when these are wrong; at the start of ``learn``, when the agent is distilled otherwise already.
     """
 
     def __init__(self, recipe: Distill = True, verbose: int = 0, **changes: Any) -> None:
         super().__init__(verbose)
         self._wanted, self._changes = recipe, changes
-        self.config = _config(recipe, changes, values=True)  # what is wrong is said now, not when training begins
+        self.config = _config(recipe, changes)  # what is wrong is said now, not when training begins
 
     def _init_callback(self) -> None:
-        self.config = _config(self._wanted, self._changes, values=has_values(type(self.model)))
+        self.config = _config(self._wanted, self._changes, type(self.model))
         present = getattr(self.model, "distiller", None)
         if present is None:
             agent: Any = distill(self.model, self.config)
@@ -73,13 +73,11 @@ class SelfDistillation(BaseCallback):
         return True
 
 
-def _config(wanted: Distill, changes: dict[str, Any], values: bool) -> DistillConfig:
-    if isinstance(wanted, str):
-        return recipe(wanted, values=values, **changes)
-    config = resolve(wanted)
+def _config(wanted: Distill, changes: dict[str, Any], algorithm: type[BaseAlgorithm] | None = None) -> DistillConfig:
+    config = resolve(wanted, algorithm, changes)
     if config is None:
         raise ValueError("recipe must be a recipe's name, a DistillConfig or True, got None")
-    return config.changed(changes)
+    return config
 
 
 def _differing(present: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

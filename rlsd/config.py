@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import html
 import importlib
 import json
 import math
@@ -288,6 +289,13 @@ class DistillConfig:
             present = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer)}
             data[question] = type(answer).from_fields(present | some)
         return DistillConfig(**data)
+
+    def __repr__(self) -> str:
+        return "\n".join(["DistillConfig", *(f"  {q:<10}  {getattr(self, q)!r}" for q in QUESTIONS)])
+
+    def _repr_html_(self) -> str:
+        rows = (f"<tr><th>{q}</th><td><code>{html.escape(repr(getattr(self, q)))}</code></td></tr>" for q in QUESTIONS)
+        return f"<table>{''.join(rows)}</table>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as nested plain data, ready for JSON or YAML."""

@@ -308,6 +308,16 @@ class Distiller:
             agent.logger.record(key, value)
         self.metrics.restart()
 
+    def __repr__(self) -> str:
+        return f"{self._said()}\n{self.config!r}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self._said()}</p>{self.config._repr_html_()}"
+
+    def _said(self) -> str:
+        teacher = f"{self.teacher.version:,} snapshots" if self.teacher.ready else "no teacher yet"
+        return f"Distiller, {self.activity}; {teacher}, {self.states.count:,} states"
+
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the distillation's state, by name."""
         out = {f"teacher/{name}": tensor for name, tensor in self.teacher.tensors().items()}

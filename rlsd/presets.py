@@ -231,22 +231,29 @@ def _other_agent(answer: Mapping[str, Any], changes: dict[str, Any]) -> Any:
     return {**answer, **given, **{key.removeprefix("teacher."): value for key, value in fields.items()}}
 
 
-def resolve(distill: Distill, algorithm: type[BaseAlgorithm] | None = None) -> DistillConfig | None:
+def resolve(
+    distill: Distill, algorithm: type[BaseAlgorithm] | None = None, changes: Mapping[str, Any] | None = None
+) -> DistillConfig | None:
     """Return the config that ``distill=`` asks for, None for no distillation.
 
     :param distill: a config, a recipe's name, a mapping as in YAML, ``True`` for the default, ``None`` for off.
     :param algorithm: the agent's, to which a recipe is fitted.
+    :param changes: to what ``distill`` names, as for :func:`recipe`.
     :raises ValueError: when it is wrong.
     """
+    changes = changes or {}
     if distill is None or distill is False:
+        if changes:
+            raise ValueError(f"{next(iter(changes))} changes a distillation, and there is none with distill={distill}")
         return None
-    if isinstance(distill, DistillConfig):
-        return distill
     if distill is True or isinstance(distill, str):
-        return recipe(DEFAULT if distill is True else distill, values=algorithm is None or has_values(algorithm))
+        name = DEFAULT if distill is True else distill
+        return recipe(name, values=algorithm is None or has_values(algorithm), **changes)
     if isinstance(distill, Mapping):
-        return DistillConfig.from_dict(distill)
-    raise ValueError(f"distill must be a recipe's name, a DistillConfig, True or None, got {shown(distill)}")
+        distill = DistillConfig.from_dict(distill)
+    if not isinstance(distill, DistillConfig):
+        raise ValueError(f"distill must be a recipe's name, a DistillConfig, True or None, got {shown(distill)}")
+    return distill.changed(changes) if changes else distill
 
 
 def has_values(algorithm: type[BaseAlgorithm]) -> bool:

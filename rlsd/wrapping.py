@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from rlsd import faults
+from rlsd import described, faults
 from rlsd.algorithm_hooks import algorithm_hooks
 from rlsd.collecting import collector_in
 from rlsd.devices import usable_device
@@ -44,9 +44,10 @@ def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it st
         agent.save("agent")  # a plain SB3 zip: PPO.load("agent") works where rlsd is missing
 
     ``distill`` is a :class:`DistillConfig`, a recipe's name, ``True`` (the default) for the default recipe, or ``None``
-    for an agent that trains exactly as its base does, bit for bit. ``agent.distiller`` then shows teacher, states and
-    figures. ``speed`` and ``rollout_device`` are those of :func:`accelerate`; by default what changes no bit is on.
-    They are not saved. ``workers`` collect the rollouts: see :class:`rlsd.RayWorkers`.
+    for an agent that trains exactly as its base does, bit for bit; ``strength=0.3`` and the like change it, as for
+    :func:`recipe`. ``agent.distiller`` then shows teacher, states and figures. ``speed`` and ``rollout_device`` are
+    those of :func:`accelerate`; by default what changes no bit is on. They are not saved. ``workers``
+    collect the rollouts: see :class:`rlsd.RayWorkers`.
 
     Where the networks are made anew, by ``_setup_model()`` or another ``agent.policy``, distillation starts over.
 
@@ -65,24 +66,27 @@ def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it st
     return _CLASSES[base]
 
 
-def distill(agent: AgentT, distill: Distill = True) -> AgentT:
+def distill(agent: AgentT, distill: Distill = True, **changes: Any) -> AgentT:
     """Switch self-distillation on for an agent that exists, in place, and return the agent.
 
-    An agent that is distilled already starts over with the new answers. Works between and inside ``learn`` calls.
+    An agent that is distilled already starts over with the new answers, and a warning says what it loses by that.
+    Works between and inside ``learn`` calls.
 
     :param agent: an SB3 agent, trained or not.
     :param distill: a :class:`DistillConfig`, a recipe's name, or ``True`` for the default recipe.
+    :param changes: to it, as for :func:`recipe`: ``strength=0.3``.
     :raises TypeError: when it is not known how the agent acts.
     :raises ValueError: when ``distill`` is wrong.
     """
     if not isinstance(agent, BaseAlgorithm):
         raise TypeError(f"distill takes an SB3 agent, got {agent!r}")
-    config = resolve(distill, type(agent))
+    config = resolve(distill, type(agent), changes)
     if config is None:
         raise ValueError("distill must be a recipe's name, a DistillConfig or True, got None: see undistill")
     with _as_trained(agent):
         distiller = Distiller(config, agent)  # before anything changes: it may refuse
         distiller.teacher.begin(agent)
+    described.say_what_ends(getattr(agent, "distiller", None), config)
     agent.__class__ = SelfDistilled(type(agent))
     agent._distill_config = config  # type: ignore[attr-defined]
     agent.distiller = distiller  # type: ignore[attr-defined]
@@ -153,8 +157,6 @@ def plain(cls: type[Any]) -> type[Any]:
 
 def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
     class Distilled(base):  # type: ignore[misc, valid-type]
-        """See :func:`SelfDistilled`."""
-
         distiller: Distiller | None
         accelerator: Accelerator | None = None
         weight_average: WeightAverage | None = None
@@ -170,7 +172,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
         ) -> None:
             if workers is not None:
                 args, kwargs = workers.placed(args, kwargs)
-            self._distill_config = resolve(distill, base)
+            self._distill_config = resolve(distill, base, described.changes(base, kwargs))
             self._acceleration = _wanted(speed, rollout_device)
             self.distiller = None
             super().__init__(*args, **kwargs)
@@ -301,6 +303,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
 
     for name, method in algorithm_hooks(base, Distilled, _keep_up).items():
         setattr(Distilled, name, method)
+    described.describe(Distilled, base)
     # SB3 puts the class's name into its own messages, which users' warning filters know by heart.
     Distilled.__name__, Distilled.__qualname__ = base.__name__, f"SelfDistilled({base.__qualname__})"
     return Distilled

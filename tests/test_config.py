@@ -380,3 +380,11 @@ def test_a_definition_that_is_run_again_takes_its_name_again(monkeypatch):
 def test_the_nearest_name_comes_first_when_one_is_near():
     assert nearest("resevoir", ["snapshot", "reservoir"]) == "did you mean 'reservoir'? known: snapshot, reservoir"
     assert nearest("xyz", ["snapshot", "reservoir"]) == "known: snapshot, reservoir"
+
+
+def test_a_config_is_shown_an_answer_a_line():
+    config = rlsd.recipe("snapshot", strength=0.3)
+    lines = repr(config).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(config.to_dict()), "a line for each question"
+    assert "Snapshot(every=2048)" in lines[1] and "value=0.3" in lines[4]
+    assert config._repr_html_().count("<tr>") == 5

@@ -705,3 +705,9 @@ def test_the_steps_of_a_rollout_are_not_patched() -> None:
     look: Callable[[], None] = lambda: found.extend(patches(agent))  # noqa: E731
     agent.learn(3 * ROLLOUT, callback=Moments(look, look))
     assert found == []
+
+
+def test_a_distiller_is_shown_in_a_few_lines():
+    agent = rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, distill="snapshot")
+    assert repr(agent.distiller).startswith("Distiller, idle in all 0 updates; no teacher yet, 0 states\nDistillConfig")
+    assert "no teacher yet" in agent.distiller._repr_html_()

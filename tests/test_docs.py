@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +25,8 @@ from rlsd.cli.options import TrainOptions
 from rlsd.presets import _RECIPES
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "recipes").glob("*.md"))]
+FOLDERS = [ROOT / "docs", ROOT / "docs" / "recipes", ROOT / "docs" / "tutorials"]
+PAGES = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted(folder.glob("*.md")))]
 
 #: What a reader would write, and what shows as much in a test.
 SHORTER = {"100_000": "300"}
@@ -226,11 +229,26 @@ def test_links_within_the_repository_lead_somewhere(page):
     assert not dead, f"{page.name} links to what is not there: {dead}"
 
 
-def test_the_readme_leads_to_every_page():
+def test_the_readme_or_the_sites_index_leads_to_every_page():
     linked = set(re.findall(r"\]\((docs/[\w./-]+\.md)\)", PAGES[0].read_text(encoding="utf-8")))
-    top = {title(page) for page in PAGES[1:] if page.parent.name == "docs" or page.name == "README.md"}
-    missing = top - linked
-    assert not missing, f"pages that the README does not link to: {missing}"
+    linked |= {f"docs/{name}.md" for name in re.findall(r"^([\w/]+)$", text_of("index.md"), re.MULTILINE)}
+    top = {title(page) for page in PAGES[1:] if page.parent.name != "recipes" or page.name == "README.md"}
+    missing = top - linked - {"docs/index.md"}
+    assert not missing, f"pages that neither the README nor docs/index.md leads to: {missing}"
+
+
+def test_every_public_name_is_in_the_reference_of_the_api():
+    found = re.findall(r"^\.\. auto\w+:: rlsd\.(\w+)$", text_of("api.md"), re.MULTILINE)
+    assert sorted(found) == sorted({*rlsd.__all__} - {"__version__"})
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("myst_parser")
+    words = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate" in (tmp_path / "api.html").read_text(encoding="utf-8"), "the docstrings are missing"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/results").glob("*.json")), ids=lambda path: path.name)
@@ -239,27 +257,33 @@ def test_committed_results_name_no_folder_of_the_machine_that_measured_them(path
     assert not found, found
 
 
-def test_the_readmes_measured_figures_are_those_of_the_committed_files() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_measured_figures_are_those_of_the_committed_files() -> None:
+    page = text_of("results.md")
     measured = [*(ROOT / "docs/results").glob("overhead-*.json"), *(ROOT / "docs/results").glob("throughput-*.json")]
     for path in [*measured, *(ROOT / "docs/results").glob("solve-*.json")]:
         found = json.loads(path.read_text(encoding="utf-8"))
         ratio = found["wall_ratio"]
         figures = f"{ratio['median']:.3f} ({ratio['minimum']:.3f} to {ratio['maximum']:.3f}"
-        assert figures in readme, f"README does not give {path.name} as {figures}"
+        assert figures in page, f"docs/results.md does not give {path.name} as {figures}"
     kept = json.loads((ROOT / "docs/results/retention-cartpole-ppo-40.json").read_text(encoding="utf-8"))["summary"]
     figures = f"`selective` {kept['selective']['greedy']['both']}, plain SB3 {kept['baseline']['greedy']['both']}"
-    assert figures in readme, f"README does not give retention as {figures}"
+    assert figures in page, f"docs/results.md does not give retention as {figures}"
     for name in ("cartpole-dqn", "pendulum-sac"):
         kept = json.loads((ROOT / f"docs/results/retention-{name}.json").read_text(encoding="utf-8"))["summary"]
         both = {variant: kept[variant]["greedy"]["both"] for variant in ("selective", "baseline")}
         figures = f"`selective` {both['selective']} of 10, plain SB3 {both['baseline']}"
-        assert figures in readme, f"README does not give {name} as {figures}"
+        assert figures in page, f"docs/results.md does not give {name} as {figures}"
     results = json.loads((ROOT / "docs/results/acrobot-seeds-100-109.json").read_text(encoding="utf-8"))["results"]
     for variant, words in (("default", "default"), ("baseline", "plain SB3")):
         finals = [result["final"] for result in results if result["variant"] == variant]
         figures = f"{words} {sum(finals) / len(finals):.1f} / {min(finals):.1f}"
-        assert figures in readme, f"README does not give Acrobot's {figures}"
+        assert figures in page, f"docs/results.md does not give Acrobot's {figures}"
+
+
+def test_the_readmes_figures_are_those_of_the_results() -> None:
+    readme, page = (ROOT / "README.md").read_text(encoding="utf-8"), text_of("results.md")
+    for figures in ("`selective` 32, plain SB3 0", "2.263 (2.000 to 2.304)", "-83.1 / -87.2", "0.25", "(96 %)"):
+        assert figures.strip("()") in readme and figures in page, f"{figures} is not on both pages"
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=title)

@@ -23,14 +23,14 @@ LAYERS = (
     {"rlsd.version", "rlsd.plain", "rlsd.config"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
-    | {"rlsd.activity", "rlsd.hooks"}
+    | {"rlsd.activity", "rlsd.described", "rlsd.hooks"}
     | {"rlsd.io", "rlsd.torch_family", "rlsd.chunks", "rlsd.change", "rlsd.betting"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
     | {"rlsd.episodes", "rlsd.collecting"},
     {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics", "rlsd.students", "rlsd.speed"}
     | {"rlsd.weight_average"},
     {"rlsd.io.checkpoint"},
-    {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
+    {"rlsd.typed", "rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
     | {"rlsd.averaging", "rlsd.scaling", "rlsd.algorithm_hooks"}
     | {"rlsd.environment_state", "rlsd.io.weights", "rlsd.students.compress"},
     {"rlsd.api"},
@@ -183,6 +183,13 @@ def test_a_package_says_that_it_is_typed(package):
 
 def test_the_public_list_is_free_of_repeats():
     assert len(set(rlsd.__all__)) == len(rlsd.__all__), "a name stands twice in rlsd.__all__"
+
+
+def test_the_package_shows_few_names_and_keeps_the_others():
+    shown = dir(rlsd)
+    assert len(shown) < 30 and "Snapshot" not in shown, "more than one screen"
+    assert all(getattr(rlsd, name) is not None for name in shown), "what is shown is not there"
+    assert rlsd.teachers.Snapshot is rlsd.Snapshot and rlsd.students.Phase is rlsd.Phase
 
 
 @pytest.mark.parametrize("name", rlsd.__all__)

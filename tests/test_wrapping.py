@@ -186,6 +186,7 @@ class Own(rlsd.SelfDistilled(PPO)):  # type: ignore[misc]
         super().train()
 
 
+@pytest.mark.filterwarnings("ignore:distill starts over")
 @pytest.mark.parametrize("speed", ["exact", None])
 def test_a_subclass_of_the_wrapped_class_is_wrapped_once(speed: str | None) -> None:
     assert rlsd.SelfDistilled(Own) is Own
@@ -313,7 +314,8 @@ def test_undistilling_a_plain_agent_changes_nothing() -> None:
 def test_distilling_again_starts_over_with_the_new_answers() -> None:
     agent = distilled().learn(3 * ROLLOUT)
     first = agent.distiller
-    rlsd.distill(agent, config(strength=0.2))
+    with pytest.warns(UserWarning, match="starts over with teacher 'snapshot': its teacher 'snapshot' and .* dropped"):
+        rlsd.distill(agent, config(strength=0.2))
     assert agent.distiller is not first
     assert agent.distiller.states.count == 0
     assert type(agent) is rlsd.SelfDistilled(PPO)
@@ -333,6 +335,7 @@ def test_distillation_can_begin_and_end_inside_learn(algorithm: type[BaseAlgorit
     assert patches(agent) == []
 
 
+@pytest.mark.filterwarnings("ignore:distill starts over")
 @pytest.mark.parametrize("moment", ["_on_rollout_start", "_on_step", "_on_rollout_end"])
 @pytest.mark.parametrize("name", ALL_ALGORITHMS)
 def test_distillation_can_begin_and_end_at_every_moment_of_learn(name: str, moment: str) -> None:

@@ -172,7 +172,7 @@ def _agent(key: str, value: Any) -> PackedPolicy | str | None:
 
 @dataclass(frozen=True)
 class Frozen(TeacherConfig, name="frozen"):
-    """Another trained agent: ``rlsd.Frozen("teacher.zip")`` or ``rlsd.Frozen(agent=teacher)``.
+    """Another trained agent: ``rlsd.Frozen("teacher.zip")`` or ``rlsd.Frozen(teacher)``.
 
     Its network, feature extractor and algorithm may be others, not its spaces. It must act by the same family of
     distributions; a Q-learner may also teach a policy of probabilities, by ``softmax(Q / tau)``, with tau the spread of
@@ -180,7 +180,7 @@ class Frozen(TeacherConfig, name="frozen"):
     the student, so a saved student goes on without the file. Loading it unpickles, as SB3's ``load`` does: use only
     files that you trust.
 
-    :param path: an SB3 zip, of which only the policy is built.
+    :param path: an SB3 zip, of which only the policy is built; or a live agent, as ``agent``.
     :param vecnormalize: the pickled ``VecNormalize`` that the teacher was trained in. Empty: the ``vecnormalize.pkl``
         beside the zip or in the folder of its name, where rl_zoo3 and ``rlsd train`` put it, if there is one.
     :param agent: a live agent instead of a path; it is copied at once. A config with it can be written to a file, but
@@ -193,6 +193,10 @@ class Frozen(TeacherConfig, name="frozen"):
     vecnormalize: str = field(default="", kw_only=True, metadata={"check": _path})
 
     def __post_init__(self) -> None:
+        if isinstance(self.path, BaseAlgorithm):  # rlsd.Frozen(teacher)
+            given = {"path": "", "agent": self.path} if self.agent is None else {}
+            for name, value in given.items():
+                object.__setattr__(self, name, value)
         super().__post_init__()
         if bool(self.path) == (self.agent is not None):
             raise ValueError(

@@ -1,0 +1,62 @@
+"""What people are told of the doors: ``help`` of a class that ``SelfDistilled`` makes, and a second ``distill``."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from rlsd.config import QUESTIONS, DistillConfig
+
+_OURS = """
+    :param distill: what distils the agent: a recipe's name, a :class:`DistillConfig`, ``True`` for the default recipe,
+        ``None`` for an agent that trains as {name} does, bit for bit.
+    :param speed: as for :func:`accelerate`.
+    :param rollout_device: where the agent acts, when not where it trains.
+    :param workers: who collects the rollouts, see :class:`rlsd.RayWorkers`.
+    :param teacher: and ``states``, ``divergence``, ``strength``, ``timing``: changes to what ``distill`` names,
+        as for :func:`recipe`.
+"""
+
+
+def describe(cls: type[Any], base: type[Any]) -> None:
+    """Give a class that distils the signature and the docstring of its base, with what is added to both."""
+    own = inspect.signature(cls.__init__)
+    theirs = inspect.signature(base.__init__)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [one for one in own.parameters.values() if one.kind is keyword]
+    added += [inspect.Parameter(question, keyword, default=None, annotation=Any) for question in _changeable(base)]
+    parameters = list(theirs.parameters.values())
+    at = len(parameters) - (bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
+    signature = theirs.replace(parameters=[*parameters[:at], *added, *parameters[at:]])
+    cls.__init__.__signature__ = signature
+    first = f"{base.__name__} that distils itself while it trains, see :func:`rlsd.SelfDistilled`.\n\n    "
+    cls.__doc__ = (
+        first + (inspect.getdoc(base) or "").replace("\n", "\n    ").rstrip() + _OURS.format(name=base.__name__)
+    )
+
+
+def changes(base: type[Any], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+    """Take out of a constructor's keywords those that change the distillation: answers, and fields of answers.
+
+    A subclass's own parameter of such a name stays its own.
+    """
+    questions = _changeable(base)
+    return {key: kwargs.pop(key) for key in list(kwargs) if key.partition(".")[0] in questions}
+
+
+def _changeable(base: type[Any]) -> list[str]:
+    taken = inspect.signature(base.__init__).parameters
+    return [question for question in QUESTIONS if question not in taken]
+
+
+def say_what_ends(present: Any, config: DistillConfig) -> None:
+    """Warn that a distillation which has learned something makes room for another.
+
+    :param present: the agent's distiller, None where it has none.
+    :param config: the answers that take its place.
+    """
+    if present is not None and present.teacher.ready:
+        lost = f"its teacher {present.config.teacher.name!r} and {present.states.count:,} states are dropped"
+        warnings.warn(f"distill starts over with teacher {config.teacher.name!r}: {lost}", stacklevel=3)
