@@ -291,8 +291,14 @@ def _points(
 def replacing(kills: int, every: bool, folder: Path) -> Campaign:
     """Kill a checkpoint that takes another's place: afterwards either one is there, whole."""
     done = Campaign(REPLACE)
-    small = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "policy_kwargs": {"net_arch": [8]}}
+    small: dict[str, Any] = {
+        "learning_starts": 8,
+        "batch_size": 8,
+        "buffer_size": 200,
+        "policy_kwargs": {"net_arch": [8]},
+    }
     agent = rlsd.SelfDistilled(SAC)("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", **small).learn(16)
+    assert agent.log_ent_coef is not None
     rlsd.save_checkpoint(agent, folder / "before" / "64")
     old = agent.log_ent_coef.item()
     agent.learn(16, reset_num_timesteps=False)
