@@ -9,7 +9,7 @@ applies it. That is the gradient of ``L_RL + beta * D``, and no line of the agen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,18 @@ from torch import Tensor
 
 from rlsd.activity import Activity
 from rlsd.actors import algorithm_name, examined
+from rlsd.algorithms import algorithm_of
 from rlsd.change import ChangeEvent
 from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
 from rlsd.divergences import Divergence
 from rlsd.episodes import EpisodeSource
-from rlsd.injection import Injection
 from rlsd.memory import check_states
 from rlsd.metrics import Metrics
 from rlsd.observations import as_items
-from rlsd.penalty import CriticPenalty, Penalty
+from rlsd.penalty import Penalty, PenaltyObserver
 from rlsd.returns import Episodes
-from rlsd.sources import EvaluationSource, Source, Watched, context_bytes, source_for
+from rlsd.sources import Source, Watched, context_bytes, source_for
 from rlsd.states import States, StateStore
 from rlsd.strength import Coefficient, Strength
 from rlsd.targets import TargetCache
@@ -96,24 +96,23 @@ class Distiller:
         self.source = source_for(agent, self.actor)
         if store.episodic:
             self.source = EpisodeSource(self.source, agent)
-        self.cache = TargetCache(store, self.actor.family.size, wants)
+        self.cache = TargetCache(store, self.teacher)
         self._check_memory(agent)
         #: Whether states are written into files.
         self.saves_states = config.states.saved
         self.coefficient = Coefficient(config.strength, self.clock, self.ended)
         self.metrics = Metrics(agent.device)
-        self.penalty = Penalty(
-            self.actor,
-            config.divergence,
-            config.timing,
-            self.coefficient,
-            self.cache,
-            self.teacher,
-            self.metrics,
-        )
+        self.penalty = Penalty(self.actor, config.divergence, config.timing, self.coefficient, self.cache, self.metrics)
+        #: How the penalty enters the agent's updates.
+        self.algorithm = algorithm_of(type(agent))(self.penalty)
+        self.algorithm.check(agent, config.strength)
+        #: Functions that are called with every penalty as it is made, before the agent's own loss is differentiated:
+        #: ``observer(batch, loss, gradient)``. The minibatch has raw states and targets ``(batch, family.size)``; the
+        #: loss is ``beta * D``, a scalar, of ARS's candidates ``(candidates,)``; the gradient is what is injected, by
+        #: parameter and clipped, and empty for TRPO's actor and ARS, whose updates the loss itself enters.
+        self.on_penalty: list[PenaltyObserver] = self.penalty.observers
         #: The figures of the latest line of the log, by their TensorBoard keys.
         self.figures: dict[str, float] = {}
-        self._penalizing = False
         self._age: int | None = None  # of the teacher, at the latest update
         self._told = 0  # changes of the task that callbacks were told of
         #: What runs beside the agent's own updates, None when nothing does.
@@ -161,19 +160,18 @@ class Distiller:
     def armed(self, agent: BaseAlgorithm) -> Iterator[None]:
         """Let the agent's own update, run inside, also distil; whatever happens there, leave nothing behind.
 
-        :raises RuntimeError: when the update throws a deposit away, since it would then silently do nothing.
+        :raises RuntimeError: when the update throws a penalty away, since it would then silently do nothing.
         """
-        before = self.deposits
-        if not self._begin(agent):
-            yield
-            self._count(agent, before)
-            return
+        before = self.penalty.deposits
         try:
-            with self.states.watching(agent), self._installed(agent):
+            if self._begin(agent):
+                with self.cache.store.watching(agent), self.algorithm.armed(agent):
+                    yield
+                if self.coefficient.control is not None:
+                    self.coefficient.control.learn(self.penalty.feedback(agent))
+            else:
                 yield
-            self._count(agent, before)
-            if self.coefficient.control is not None:
-                self.coefficient.control.learn(self.penalty.feedback(agent))
+            self.activity.count(self.penalty.deposits > before, self.clock.steps(agent))
         finally:
             self.penalty.end()
 
@@ -186,54 +184,15 @@ class Distiller:
             with self.metrics.timed():
                 self.auxiliary.after(agent, update)
 
-    def penalized(self, objective: Tensor) -> Tensor:
-        """Return an objective to be maximised, less the penalty. For TRPO, whose step no optimizer makes."""
-        if not self._penalizing:
-            return objective
-        with self.metrics.timed():
-            loss = self.penalty.term()
-        return objective if loss is None else objective - loss
-
-    def judged(self, agent: BaseAlgorithm, candidates: Tensor, returns: Tensor) -> Tensor:
-        """Return the candidates' returns less each one's penalty. For ARS, which has no gradient."""
-        before = self.deposits
-        if not self._begin(agent):
-            self._count(agent, before)
-            return returns
-        with self.metrics.timed():
-            try:
-                scores = self.penalty.scores(candidates)
-                self._count(agent, before)
-                if self.coefficient.control is not None:
-                    self.coefficient.control.learn(self.penalty.feedback(agent))
-                return returns - scores
-            finally:
-                self.penalty.end()
-
-    def note(self, agent: BaseAlgorithm, observations: Any, number: int) -> None:
-        """Note what an ARS candidate met in the environment of that number."""
-        assert isinstance(self.source, EvaluationSource)
-        self.source.note(agent, observations, number)
-
     def _begin(self, agent: BaseAlgorithm) -> bool:
         """Bring states, teacher and strength up to date, and tell whether the coming update is to be penalised."""
         with self.metrics.timed():
             self.look(agent)
-            new = self._collect(agent)
-            refreshed = self.teacher.refresh(agent)
-            if self.teacher.ready:
-                looked_at = self.teacher.prepare(self.states)
-                if looked_at is not None:
-                    self.cache.renew(self.teacher, looked_at)
-                if self.teacher.eager:
-                    self.cache.teach(self.teacher, new)
+            refreshed = self.cache.refresh(agent, self._collect(agent))
             self._age = self.teacher.age(agent)
             beta = self.coefficient.update(agent, refreshed)
-            if not self.teacher.ready or self.states.count == 0:
-                return False
-            if refreshed and self.actor.family.needs_scale:
-                self.actor.family.calibrate(self.cache.sample_targets(self.teacher))
-            if beta == 0.0 or self.teacher.inactive or not self.config.timing.deposits:  # type: ignore[attr-defined]
+            there_is_more = self.teacher.ready and self.cache.store.count > 0
+            if not there_is_more or beta == 0.0 or self.teacher.inactive or not self.penalty.timing.deposits:
                 return False
             self.penalty.begin(agent, beta)
             return True
@@ -243,9 +202,6 @@ class Distiller:
         found = self.teacher.changes[self._told :]
         self._told += len(found)
         return found
-
-    def _count(self, agent: BaseAlgorithm, deposits: int) -> None:
-        self.activity.count(self.deposits > deposits, self.clock.steps(agent))
 
     def _collect(self, agent: BaseAlgorithm) -> np.ndarray:
         watched = self._watched(agent)
@@ -264,26 +220,6 @@ class Distiller:
                 watcher.observe_states(agent, states)
 
         return Watched(self.source, show) if watchers else self.source
-
-    @contextmanager
-    def _installed(self, agent: BaseAlgorithm) -> Iterator[None]:
-        optimizer = self.actor.optimizer(agent.policy)
-        if optimizer is not None and not hasattr(agent, "_compute_actor_grad"):
-            with Injection(optimizer, self.penalty).armed():
-                yield
-            return
-        self._penalizing = True
-        try:
-            with self._critic_installed(optimizer):
-                yield
-        finally:
-            self._penalizing = False
-
-    def _critic_installed(self, optimizer: Any) -> AbstractContextManager[None]:
-        """Hold the critic of an agent whose actor takes no optimizer's steps, at those of the critic."""
-        if optimizer is None or not self.penalty.divergence.value_weight:
-            return nullcontext()
-        return Injection(optimizer, CriticPenalty(self.penalty)).armed()
 
     def present_figures(self) -> dict[str, float]:
         """Return the figures since the last line of the log, by their TensorBoard keys (see docs/metrics.md)."""

@@ -1,4 +1,4 @@
-"""The deposit: a gradient laid down in ``.grad`` before the agent's own backward pass adds to it.
+"""The injection: a gradient put into ``.grad`` before the agent's own backward pass adds to it.
 
 Everything that is changed on the optimizer is changed on the instance, while one update runs, and taken back after it.
 """
@@ -7,44 +7,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
+
+#: A gradient by parameter.
+Gradient = Sequence[tuple[nn.Parameter, Tensor]]
 
 
-class Penalty(Protocol):
-    """What is deposited."""
+class Injected(Protocol):
+    """What is injected."""
 
-    def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
-        """Return the gradient to deposit at this gradient step, by parameter; empty for none."""
+    def gradients(self) -> Gradient:
+        """Return the gradient to inject at this gradient step; empty for none."""
 
     @property
     def wants_ratio(self) -> bool:
-        """Whether the deposit just made is to be compared with the agent's own gradient."""
+        """Whether the gradient just injected is to be compared with the agent's own."""
 
-    def ratio(self, deposited: Tensor, own: Tensor) -> None:
-        """Record the norms of the deposited gradient and of the agent's own, on the same parameters."""
+    def ratio(self, injected: Tensor, own: Tensor) -> None:
+        """Record the norms of the injected gradient and of the agent's own, on the same parameters."""
 
 
 class Injection:
-    """Deposits a penalty's gradient whenever an optimizer's gradients are cleared.
+    """Injects a penalty's gradient whenever an optimizer's gradients are cleared.
 
     :param optimizer: the one whose steps train the acting module.
-    :param penalty: what is deposited.
+    :param penalty: what is injected.
     """
 
-    def __init__(self, optimizer: Optimizer, penalty: Penalty) -> None:
-        self._optimizer = optimizer
-        self._penalty = penalty
-        self._injected: list[tuple[nn.Parameter, Tensor]] = []
+    def __init__(self, optimizer: Optimizer, penalty: Injected) -> None:
+        self._optimizer, self._penalty = optimizer, penalty
+        self._injected: Gradient = ()
         self._comparison: _Comparison | None = None
 
     @contextmanager
     def armed(self) -> Iterator[None]:
-        """Deposit at each ``zero_grad`` inside, and check at each ``step`` that the deposit is still there.
+        """Inject at each ``zero_grad`` inside, and check at each ``step`` that the gradient is still there.
 
         :raises RuntimeError: when it is not.
         """
@@ -56,7 +58,7 @@ class Injection:
             original(set_to_none=set_to_none)
             self._inject()
 
-        handle = optimizer.register_step_pre_hook(self._check)
+        handle = optimizer.register_step_pre_hook(self._verify)
         optimizer.__dict__["zero_grad"] = zero_grad
         try:
             yield
@@ -65,68 +67,61 @@ class Injection:
             del optimizer.__dict__["zero_grad"]
             if had_own:
                 optimizer.__dict__["zero_grad"] = original
-            self._forget()
+            self._clear()
 
     def _inject(self) -> None:
-        self._forget()
-        for parameter, gradient in self._penalty.gradients():
+        self._clear()
+        self._injected = self._penalty.gradients()
+        for parameter, gradient in self._injected:
             parameter.grad = gradient
-            self._injected.append((parameter, gradient))
         if self._injected and self._penalty.wants_ratio:
             self._comparison = _Comparison(self._injected)
 
-    def _check(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # Autograd adds to a gradient in place, so what was laid down must still be the very same tensors.
-        if any(parameter.grad is not gradient for parameter, gradient in self._injected):
-            raise RuntimeError(
-                "the algorithm cleared the gradients between optimizer.zero_grad() and optimizer.step(), "
-                "so the distillation gradient was lost: this algorithm cannot be distilled through its optimizer"
-            )
+    def _verify(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # Autograd adds to a gradient in place, so what was injected must still be the very same tensors.
+        for parameter, gradient in self._injected:
+            if parameter.grad is not gradient:
+                raise RuntimeError(
+                    "the algorithm cleared the gradients between optimizer.zero_grad() and optimizer.step(), "
+                    "so the distillation gradient was lost: this algorithm cannot be distilled through its optimizer"
+                )
         if self._comparison is not None:
             self._penalty.ratio(*self._comparison.norms())
-        self._forget()
+        self._clear()
 
-    def _forget(self) -> None:
-        self._injected.clear()
+    def _clear(self) -> None:
+        self._injected = ()
         if self._comparison is not None:
-            self._comparison.remove()
+            for handle in self._comparison.handles:
+                handle.remove()
             self._comparison = None
 
 
 class _Comparison:
-    """Measures the agent's own gradient as it arrives on top of a deposit, before the agent clips the sum."""
+    """Measures the agent's own gradient as it arrives on top of one that was injected, before the sum is clipped."""
 
-    def __init__(self, laid: list[tuple[nn.Parameter, Tensor]]) -> None:
-        self._deposited = [gradient.clone() for _, gradient in laid]
-        self._own = [torch.zeros((), device=gradient.device) for _, gradient in laid]
-        self._handles: list[RemovableHandle] = []
-        for i, (parameter, _) in enumerate(laid):
-            self._handles.append(parameter.register_post_accumulate_grad_hook(self._arrived(i)))
+    def __init__(self, injected: Gradient) -> None:
+        self._injected = [gradient.clone() for _, gradient in injected]
+        self._own = [torch.zeros((), device=gradient.device) for _, gradient in injected]
+        self.handles = [
+            parameter.register_post_accumulate_grad_hook(partial(self._arrived, i))
+            for i, (parameter, _) in enumerate(injected)
+        ]
 
-    def _arrived(self, i: int) -> Any:
-        def hook(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            self._own[i] = torch.linalg.vector_norm(parameter.grad.detach() - self._deposited[i])
-
-        return hook
+    def _arrived(self, i: int, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._own[i] = torch.linalg.vector_norm(parameter.grad.detach() - self._injected[i])
 
     def norms(self) -> tuple[Tensor, Tensor]:
-        """Return the norms of the deposited gradient and of the agent's own."""
-        deposited = torch.stack(torch._foreach_norm(self._deposited))
-        return torch.linalg.vector_norm(deposited), torch.linalg.vector_norm(torch.stack(self._own))
-
-    def remove(self) -> None:
-        """Take the hooks off the parameters."""
-        for handle in self._handles:
-            handle.remove()
+        """Return the norms of the injected gradient and of the agent's own."""
+        injected = torch.stack(torch._foreach_norm(self._injected))
+        return torch.linalg.vector_norm(injected), torch.linalg.vector_norm(torch.stack(self._own))
 
 
 def clip_and_sanitize(
-    gradients: Sequence[tuple[nn.Parameter, Tensor]], bound: float | None
+    gradients: Gradient, bound: float | None
 ) -> tuple[list[tuple[nn.Parameter, Tensor]], Tensor, Tensor]:
-    """Return a gradient shrunk to a norm of at most ``bound``, and all zero where it is not finite.
-
-    Waits for no device.
+    """Clip a gradient to a norm of at most ``bound``; set it to zero where it is not finite. Never synchronizes.
 
     :param gradients: by parameter, one at least.
     :param bound: None for none.

@@ -1,28 +1,87 @@
-"""``beta * D`` on the next minibatch, in each form an SB3 algorithm can take up: a gradient, a term, a score."""
+"""The loss that distillation adds to the agent's own, ``L = L_RL + beta * D``, and its gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
-from rlsd.actors import Actor, RandomSearchActor
+from rlsd.actors import Actor
 from rlsd.chunks import FIRST, Pace
 from rlsd.divergences import Divergence
-from rlsd.gates import GateInput
-from rlsd.injection import clip_and_sanitize, eval_mode
+from rlsd.injection import Gradient, clip_and_sanitize, eval_mode
 from rlsd.metrics import Metrics
-from rlsd.observations import Normalization, Observations, as_items, from_items
+from rlsd.observations import Normalization, as_items, from_items
 from rlsd.strength import Coefficient, Feedback
 from rlsd.targets import Batch, TargetCache
-from rlsd.teachers import Teacher
 from rlsd.timing import Timing
+
+#: What :attr:`Distiller.on_penalty` holds: it is called with the minibatch, the loss and the gradient of a penalty.
+PenaltyObserver = Callable[[Batch, Tensor, Gradient], None]
 
 #: How many times as many states as of a teacher's go through the student at a time, whose graph is kept meanwhile.
 _GRAPH = 2
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update of the agent is penalized by, from its first gradient step to its last.
+
+    :param beta: the strength.
+    :param module: the live acting module.
+    :param parameters: those of it that are trained.
+    :param modules: all its parts.
+    :param normalization: today's statistics, through which it sees raw states; None for none.
+    :param clipped: whether the agent clips the sum of all gradients.
+    :param value_weight: what the squared error of the values weighs beside ``D``; 0 leaves it out.
+    :param policy: whether ``D`` counts at all: not in the steps of a critic that learns apart from the actor.
+    :param look_at: the number of the penalty that is looked at closely.
+    """
+
+    beta: float
+    module: nn.Module
+    parameters: list[nn.Parameter]
+    modules: list[nn.Module]
+    normalization: Normalization | None
+    clipped: bool
+    value_weight: float
+    policy: bool = True
+    look_at: int = 0
+
+
+class Student(NamedTuple):
+    """What the live policy makes of the states of a minibatch.
+
+    :param parameters: of its action distributions, ``(batch, family.size)``.
+    :param values: of the states, ``(batch,)``, where they count.
+    """
+
+    parameters: Tensor
+    values: Tensor | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether any of it depends on a parameter that is trained."""
+        return self.parameters.requires_grad or (self.values is not None and self.values.requires_grad)
+
+
+class Loss(NamedTuple):
+    """The penalty of one minibatch: scalars; of ARS's candidates ``(candidates,)``.
+
+    :param total: what is added to the agent's own loss.
+    :param at_1: the same at strength 1.
+    :param divergence: the mean of ``D`` by itself.
+    :param gates: the mean factor of the gates that decide state by state; None without such gates.
+    """
+
+    total: Tensor
+    at_1: Tensor
+    divergence: Tensor
+    gates: Tensor | None
 
 
 class Penalty:
@@ -33,9 +92,8 @@ class Penalty:
     :param timing: at which gradient steps.
     :param coefficient: beta; of it, the gates that decide state by state and the largest norm of the gradient, where
         SB3 does not clip the sum.
-    :param cache: minibatches with the teacher's answers.
-    :param teacher: who gives them.
-    :param metrics: takes the figures.
+    :param cache: minibatches with the teacher's targets.
+    :param metrics: takes the metrics.
     """
 
     def __init__(
@@ -45,11 +103,14 @@ class Penalty:
         timing: Timing,
         coefficient: Coefficient,
         cache: TargetCache,
-        teacher: Teacher,
         metrics: Metrics,
     ) -> None:
         self.actor, self.divergence, self.timing, self.coefficient = actor, divergence, timing, coefficient
-        self.cache, self.teacher, self.metrics = cache, teacher, metrics
+        self.cache, self.metrics = cache, metrics
+        #: Called with every penalty, see :attr:`Distiller.on_penalty`.
+        self.observers: list[PenaltyObserver] = []
+        #: The update that runs; None between updates.
+        self.update: Update | None = None
         #: Gradient steps of the actor while there was something to learn, and how many of them carried a penalty.
         self.steps = 0
         self.deposits = 0
@@ -60,222 +121,191 @@ class Penalty:
         #: Gradients that were not finite and were dropped.
         self.dropped = torch.zeros((), device=cache.store.device)
         self._pace = Pace()
-        self._expected = 1  # deposits in the coming update: as many as in the last
-        self._begun_at = 0
-        self._look_at = 0
-        self._weight = 1
+        self._begun_at = 0  # minibatches drawn when the update began
+        self._stride = 1  # of the latest gradient step
         self._shrunk = torch.ones((), device=cache.store.device)  # what the bound left of the latest gradient
+        self._divergences: list[Tensor] = []  # of this update, where the strength follows them
+        self._ratio: Tensor | None = None
 
     def begin(self, agent: BaseAlgorithm, beta: float) -> None:
         """Prepare for an update of the agent at strength ``beta``."""
-        self._expected = max(self.drawn - self._begun_at, 1)
-        self._begun_at = self.drawn
-        # Looked at closely once an update, in its middle: at its start a fresh teacher still equals its student.
-        self._look_at = self.deposits + self._expected // 2
-        self._beta = beta
-        self._divergences: list[Tensor] = []
-        self._ratio: Tensor | None = None
-        self._clipped = getattr(agent, "max_grad_norm", None) is not None
-        self._critic_apart = hasattr(agent, "_compute_actor_grad")
-        self._module = self.actor.module(agent.policy)
-        self._parameters = [p for p in self._module.parameters() if p.requires_grad]
-        self._modules = list(self._module.modules())
-        self._normalization = Normalization.of(agent)
-        self.cache.begin(self.teacher, self._expected)
+        expected = max(self.drawn - self._begun_at, 1)  # as many as in the last update
+        self._begun_at, self._divergences, self._ratio = self.drawn, [], None
+        module = self.actor.module(agent.policy)
+        self.update = Update(
+            beta,
+            module,
+            [p for p in module.parameters() if p.requires_grad],
+            list(module.modules()),
+            Normalization.of(agent),
+            clipped=getattr(agent, "max_grad_norm", None) is not None,
+            value_weight=self.divergence.value_weight,
+            # Once an update, in its middle: at its start a fresh teacher still equals its student.
+            look_at=self.deposits + expected // 2,
+        )
+        self.cache.begin(expected)
+
+    def end(self) -> None:
+        """Let go of the agent."""
+        self.update = None
+
+    def loss(
+        self, update: Update, batch: Batch, student: Student, stride: int = 1, candidates: Sequence[Tensor] = ()
+    ) -> Loss:
+        """Return ``beta * stride * mean over s of w(s) * (D(teacher, student)(s) + c * (V_T(s) - V_S(s))**2)``.
+
+        :param update: has ``beta``, and the weight ``c`` of the values.
+        :param batch: has the teacher's targets and values ``V_T``.
+        :param student: the live policy's parameters and values ``V_S``.
+        :param stride: how many gradient steps this penalty is for.
+        :param candidates: ARS's, each ``(batch, family.size)``, penalized in the live policy's place.
+        """
+        family = self.actor.family
+        # D(s), or only the values where a critic learns apart
+        apart = [self.divergence(family, batch.targets, one) for one in candidates or (student.parameters,)]
+        divergence = torch.stack(apart) if candidates else apart[0]
+        each = divergence if update.policy else torch.zeros_like(divergence)
+        if update.value_weight and batch.values is not None and student.values is not None:
+            each = each + update.value_weight * (batch.values - student.values).square()
+
+        # w(s): how firmly the teacher holds the state, times how far the gates are open there
+        weights, gates = batch.hold, None
+        if self.coefficient.per_state:
+            gates = self.coefficient.weights(batch.for_gates(family, *student))
+        if gates is not None:
+            weights = gates if weights is None else gates * weights
+
+        mean = divergence.mean(-1)
+        at_1 = (
+            mean if each is divergence and weights is None else (each if weights is None else weights * each).mean(-1)
+        )
+        return Loss(at_1 * (update.beta * stride), at_1, mean, None if gates is None else gates.mean())
+
+    def draw(self) -> tuple[Batch | None, int]:
+        """Return the minibatch of this gradient step and its stride; None and 0 when there is none."""
+        self._stride = self.timing.weight(self.steps)
+        self.steps += 1
+        if self._stride == 0:
+            return None, 0
+        self.drawn += 1
+        return self.cache.next(), self._stride
+
+    def gradients(self) -> Gradient:
+        """Return the gradient to inject at this gradient step, by parameter; empty when this step gets none."""
+        with self.metrics.timed():
+            update = self.running
+            batch, stride = self.draw()
+            if batch is None:
+                return ()
+            with eval_mode(update.modules), torch.enable_grad():
+                loss, found = self._differentiated(update, batch, stride)
+            pairs = [(p, g) for p, g in zip(update.parameters, found, strict=False) if g is not None]
+            if loss is None or not pairs:
+                return ()
+            bound = None if update.clipped else self.coefficient.strength.bound * stride
+            pairs, finite, self._shrunk = clip_and_sanitize(pairs, bound)
+            self.dropped += ~finite
+            self.tell(batch, loss, pairs)
+            return pairs
+
+    def tell(self, batch: Batch, loss: Loss, gradient: Gradient) -> None:
+        """Show a penalty to those who observe."""
+        for observer in self.observers:
+            observer(batch, loss.total.detach(), gradient)
+
+    @property
+    def running(self) -> Update:
+        """The update that runs."""
+        assert self.update is not None, "no update runs"
+        return self.update
+
+    def student(self, update: Update, batch: Batch, piece: slice = slice(None)) -> Student:
+        """Return what the live policy makes of some of the states."""
+        seen = batch.states
+        if piece != slice(None):
+            seen = from_items({key: tensor[piece] for key, tensor in as_items(seen).items()})
+        if update.normalization is not None:
+            seen = update.normalization(seen)
+        parameters = self.actor.parameters(update.module, seen)
+        return Student(parameters, None if batch.values is None else self.actor.values(update.module, seen))
+
+    def _differentiated(self, update: Update, batch: Batch, stride: int) -> tuple[Loss | None, Sequence[Tensor | None]]:
+        """Return the loss and its gradient by each parameter; None and nothing when no parameter is trained."""
+        count = len(batch.targets)
+        if self._pace.at_once is None and count > FIRST:
+            with torch.no_grad():
+                self._pace.measure(lambda: self.student(update, batch, slice(FIRST)), FIRST)
+        at_once = _GRAPH * (self._pace.at_once or count)
+        if count > at_once:
+            return self._in_pieces(update, batch, stride, at_once)
+        student = self.student(update, batch)
+        if not student.learns:
+            return None, ()  # the user has frozen all of it: there is nothing to pull
+        loss = self.loss(update, batch, student, stride)
+        self.record(update, batch, student, loss)
+        return loss, torch.autograd.grad(loss.total, update.parameters, allow_unused=True)
+
+    def _in_pieces(
+        self, update: Update, batch: Batch, stride: int, at_once: int
+    ) -> tuple[Loss | None, Sequence[Tensor | None]]:
+        """Return the same for a network that makes much of each state: no more than a few go through it at a time.
+
+        They go through twice. In between, the loss is differentiated by what the network made of all of them. So no
+        more than the graph of a few is in memory.
+        """
+        pieces = [slice(start, start + at_once) for start in range(0, len(batch.targets), at_once)]
+        parts, learns = [], False
+        for piece in pieces:
+            student = self.student(update, batch, piece)
+            learns = learns or student.learns
+            parts.append([part.detach() for part in student if part is not None])
+        if not learns:
+            return None, ()
+        whole = [torch.cat(some).requires_grad_() for some in zip(*parts, strict=True)]
+        loss = self.loss(update, batch, Student(*whole), stride)
+        self.record(update, batch, Student(*whole), loss)
+        slopes = torch.autograd.grad(loss.total, whole, allow_unused=True)
+        sums: list[Tensor | None] = [None] * len(update.parameters)
+        for piece in pieces:
+            both = zip(self.student(update, batch, piece), slopes, strict=False)
+            used = [(part, slope[piece]) for part, slope in both if part is not None and slope is not None]
+            outputs, weights = zip(*((part, slope) for part, slope in used if part.requires_grad), strict=True)
+            found = torch.autograd.grad(outputs, update.parameters, weights, allow_unused=True)
+            sums = [g if total is None or g is None else total + g for total, g in zip(sums, found, strict=True)]
+        return loss, sums
+
+    def record(self, update: Update, batch: Batch, student: Student, loss: Loss) -> None:
+        """Count a penalty of the actor and add its metrics."""
+        self.metrics.add("kl", loss.divergence)
+        self.metrics.add("loss", loss.at_1 * update.beta)
+        if loss.gates is not None:
+            self.metrics.add("open", loss.gates)
+        if self.coefficient.control is not None:
+            self._divergences.append(loss.divergence.detach())
+        if self.deposits == update.look_at:
+            family, parameters = self.actor.family, student.parameters.detach()
+            self.metrics.add("agreement", family.agreement(batch.targets, parameters).mean())
+            self.metrics.add("teacher_entropy", family.entropy(batch.targets).mean())
+            self.metrics.add("student_entropy", family.entropy(parameters).mean())
+        self.deposits += 1
+
+    @property
+    def wants_ratio(self) -> bool:
+        """Whether the gradient just injected is the one to be compared with the agent's own."""
+        return self.deposits - 1 == self.running.look_at
+
+    def ratio(self, injected: Tensor, own: Tensor) -> None:
+        """Record the norms of the injected gradient and of the agent's own, on the same parameters."""
+        # A stride injects several steps' worth at once; the metric is for one.
+        ratio = injected / self._stride / (own + 1e-12)
+        self.metrics.add("grad_ratio", ratio)
+        self._ratio = ratio / (self.running.beta * self._shrunk)
 
     def feedback(self, agent: BaseAlgorithm) -> Feedback:
         """Return how the update went that has just ended. Waits for the device."""
         mean = float(torch.stack(self._divergences).mean()) if self._divergences else None
         ratio = None if self._ratio is None else float(self._ratio)
         return Feedback(mean, _policy_loss(agent), ratio)
-
-    def end(self) -> None:
-        """Let go of the agent."""
-        del self._module, self._parameters, self._modules, self._normalization
-
-    def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
-        """Return the gradient to deposit at this gradient step, by parameter; nothing when this step gets none."""
-        with self.metrics.timed():
-            batch = self._next()
-            if batch is None:
-                return ()
-            with eval_mode(self._modules), torch.enable_grad():
-                gradients = self._gradients(batch)
-            return self._bounded([(p, g) for p, g in zip(self._parameters, gradients, strict=False) if g is not None])
-
-    def _gradients(self, batch: Batch) -> Sequence[Tensor | None]:
-        """Return the gradient by each parameter, nothing when none is learned.
-
-        Where the network makes much of each state, few go through it at a time, and twice: what they are told apart by
-        is differentiated in between. So no more than the graph of a few is in memory.
-        """
-        count = len(batch.targets)
-        if self._pace.at_once is None and count > FIRST:
-            with torch.no_grad():
-                self._pace.measure(lambda: self._answers(batch, slice(FIRST)), FIRST)
-        at_once = _GRAPH * (self._pace.at_once or count)
-        pieces = [slice(start, start + at_once) for start in range(0, count, at_once)]
-        if len(pieces) == 1:
-            answers = self._answers(batch, pieces[0])
-            if not any(answer.requires_grad for answer in answers):
-                return ()  # the user has frozen all of it: there is nothing to pull
-            return torch.autograd.grad(self._difference(batch, *answers), self._parameters, allow_unused=True)
-        parts, learned = [], False
-        for piece in pieces:
-            answers = self._answers(batch, piece)
-            learned = learned or any(answer.requires_grad for answer in answers)
-            parts.append([answer.detach() for answer in answers])
-        if not learned:
-            return ()
-        whole = [torch.cat(some).requires_grad_() for some in zip(*parts, strict=True)]
-        slopes = torch.autograd.grad(self._difference(batch, *whole), whole, allow_unused=True)
-        sums: list[Tensor | None] = [None] * len(self._parameters)
-        for piece in pieces:
-            both = zip(self._answers(batch, piece), slopes, strict=True)
-            used = [(answer, slope[piece]) for answer, slope in both if slope is not None and answer.requires_grad]
-            outputs, weights = zip(*used, strict=True)
-            found = torch.autograd.grad(outputs, self._parameters, weights, allow_unused=True)
-            sums = [g if total is None or g is None else total + g for total, g in zip(sums, found, strict=True)]
-        return sums
-
-    def _answers(self, batch: Batch, piece: slice) -> list[Tensor]:
-        """Return the student's parameters on some of the states, and its values of them where they count."""
-        some = from_items({key: tensor[piece] for key, tensor in as_items(batch.states).items()})
-        seen = self._seen(some)
-        answers = [self.actor.parameters(self._module, seen)]
-        return answers if batch.values is None else [*answers, self.actor.values(self._module, seen)]
-
-    def loss(self) -> Tensor | None:
-        """Return ``beta * D``, with its graph, for this gradient step; None when this step gets none."""
-        batch = self._next()
-        if batch is None:
-            return None
-        with eval_mode(self._modules), torch.enable_grad():
-            answers = self._answers(batch, slice(None))
-            return self._difference(batch, *answers) if any(answer.requires_grad for answer in answers) else None
-
-    def _next(self) -> Batch | None:
-        """Return the minibatch of this gradient step, None when there is none."""
-        self._weight = self.timing.weight(self.steps)
-        self.steps += 1
-        if self._weight == 0:
-            return None
-        self.drawn += 1
-        return self.cache.next(self.teacher)
-
-    def _difference(self, batch: Batch, student: Tensor, values: Tensor | None = None) -> Tensor:
-        """Return the loss of this gradient step, and record it.
-
-        :param student: the student's parameters on the states.
-        :param values: its values of them, where they count.
-        """
-        loss, divergence = self._loss_at_1(batch, student, values)
-        self._note(divergence, loss)
-        if self.deposits == self._look_at:
-            self._look(batch.targets, student.detach())
-        self.deposits += 1
-        return loss * (self._beta * self._weight)
-
-    def _loss_at_1(self, batch: Batch, student: Tensor, values: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the loss at strength 1, and the mean divergence."""
-        per_state = self.divergence(self.actor.family, batch.targets, student)
-        loss = per_state
-        if self.divergence.value_weight and batch.values is not None and values is not None and not self._critic_apart:
-            loss = loss + self.divergence.value_weight * (batch.values - values).square()
-        weights = self._weights(batch, student, values)
-        divergence = per_state.mean()
-        if weights is not None:
-            return (weights * loss).mean(), divergence
-        return (divergence if loss is per_state else loss.mean()), divergence
-
-    def _weights(self, batch: Batch, student: Tensor, values: Tensor | None) -> Tensor | None:
-        """Return the weight of each state, ``(batch,)``, None for 1 everywhere."""
-        if not self.coefficient.per_state:
-            return batch.hold
-        seen_values = None if values is None else values.detach()
-        situation = GateInput(
-            self.actor.family, batch.targets, student.detach(), batch.values, seen_values, batch.spread
-        )
-        with torch.no_grad():
-            weights = self.coefficient.weights(situation)
-        if weights is None:
-            return batch.hold
-        self.metrics.add("open", weights.mean())
-        return weights if batch.hold is None else weights * batch.hold
-
-    def term(self) -> Tensor | None:
-        """Return :meth:`loss` for an objective that is differentiated elsewhere; None also when it is not finite."""
-        loss = self.loss()
-        if loss is None:
-            return None
-        gradients = torch.autograd.grad(loss, self._parameters, retain_graph=True, allow_unused=True)
-        finite = torch.isfinite(torch.stack(torch._foreach_norm([g for g in gradients if g is not None]))).all()
-        self.dropped += ~finite
-        return loss if bool(finite) else None
-
-    def critic_gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
-        """Return the gradient of ``beta * value_weight * (V_T - V_S)**2`` for a step of a critic that learns apart.
-
-        Parameters that the actions come from too have none: such an agent moves them by the actor's step alone.
-        """
-        weight = self.timing.weight(self.critic_steps)
-        self.critic_steps += 1
-        if weight == 0:
-            return ()
-        self.drawn += 1
-        batch = self.cache.next(self.teacher)
-        if batch is None:
-            return ()
-        assert batch.values is not None
-        with eval_mode(self._modules), torch.enable_grad():
-            seen = self._seen(batch.states)
-            student, values = self.actor.parameters(self._module, seen), self.actor.values(self._module, seen)
-        acting = torch.autograd.grad(student.sum(), self._parameters, allow_unused=True)
-        apart = [p for p, used in zip(self._parameters, acting, strict=True) if used is None]
-        loss = (batch.values - values).square()
-        weights = self._weights(batch, student.detach(), values)
-        loss = self._beta * weight * self.divergence.value_weight * (loss if weights is None else weights * loss).mean()
-        gradients = zip(apart, torch.autograd.grad(loss, apart, allow_unused=True), strict=True)
-        found, finite, _ = clip_and_sanitize(
-            [(p, g) for p, g in gradients if g is not None], self.coefficient.strength.bound * weight
-        )
-        self.dropped += ~finite
-        return found
-
-    def scores(self, candidates: Tensor) -> Tensor:
-        """Return ``beta * D`` of each ARS candidate, ``(candidates,)``, from weights ``(candidates, weights)``."""
-        assert isinstance(self.actor, RandomSearchActor)
-        self.steps += 1
-        self.drawn += 1
-        batch = self.cache.next(self.teacher)
-        if batch is None:
-            return torch.zeros(len(candidates), device=candidates.device)
-        seen = self._seen(batch.states)
-        with torch.no_grad(), eval_mode(self._modules):
-            answers = self.actor.candidates(self._module, seen)(candidates)
-            student = self.actor.parameters(self._module, seen)
-            weights = self._weights(batch, student, None)
-            parts = torch.stack([self.divergence(self.actor.family, batch.targets, a) for a in answers])
-            losses = (parts if weights is None else parts * weights).mean(-1)
-            self._look(batch.targets, student)
-        finite = torch.isfinite(losses)
-        self.dropped += (~finite).sum()
-        losses = torch.where(finite, losses, 0.0)
-        self._note(torch.where(finite, parts.mean(-1), 0.0).mean(), losses.mean())
-        self.deposits += 1
-        return self._beta * losses
-
-    @property
-    def wants_ratio(self) -> bool:
-        """Whether the deposit just made is the one to be compared with the agent's own gradient."""
-        return self.deposits - 1 == self._look_at
-
-    def ratio(self, deposited: Tensor, own: Tensor) -> None:
-        """Record the norms of the deposited gradient and of the agent's own, on the same parameters."""
-        # A stride deposits several steps' worth at once; the figure is for one.
-        ratio = deposited / self._weight / (own + 1e-12)
-        self.metrics.add("grad_ratio", ratio)
-        self._ratio = ratio / (self._beta * self._shrunk)
 
     def state(self) -> dict[str, Any]:
         """Return the counters as plain data."""
@@ -296,46 +326,6 @@ class Penalty:
         self.critic_steps = int(state["critic_steps"])
         self.dropped.fill_(float(state["dropped"]))
         self._pace.load(state.get("at_once"))
-
-    def _seen(self, states: Observations) -> Observations:
-        return states if self._normalization is None else self._normalization(states)
-
-    def _bounded(self, gradients: list[tuple[nn.Parameter, Tensor]]) -> list[tuple[nn.Parameter, Tensor]]:
-        """Drop a gradient that is not all finite, and count it; shrink one too large, where nothing else would."""
-        if not gradients:
-            return gradients
-        bound = None if self._clipped else self.coefficient.strength.bound * self._weight
-        gradients, finite, self._shrunk = clip_and_sanitize(gradients, bound)
-        self.dropped += ~finite
-        return gradients
-
-    def _note(self, divergence: Tensor, loss: Tensor) -> None:
-        self.metrics.add("kl", divergence)
-        self.metrics.add("loss", loss * self._beta)
-        if self.coefficient.control is not None:
-            self._divergences.append(divergence.detach())
-
-    def _look(self, teacher: Tensor, student: Tensor) -> None:
-        family = self.actor.family
-        self.metrics.add("agreement", family.agreement(teacher, student).mean())
-        self.metrics.add("teacher_entropy", family.entropy(teacher).mean())
-        self.metrics.add("student_entropy", family.entropy(student).mean())
-
-
-class CriticPenalty:
-    """The part of a penalty that a critic's own steps carry, where they are not the actor's: TRPO's."""
-
-    wants_ratio = False
-
-    def __init__(self, penalty: Penalty) -> None:
-        self._penalty = penalty
-
-    def gradients(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
-        """Return the gradient to deposit at this gradient step, by parameter; nothing when this step gets none."""
-        return self._penalty.critic_gradients()
-
-    def ratio(self, deposited: Tensor, own: Tensor) -> None:
-        """Record no ratio: that of the figures is the actor's."""
 
 
 #: Under which key an algorithm logs the loss that trains the acting module.

@@ -92,6 +92,11 @@ class Strength(Answer, question="strength"):
         """Whether the strength can never be anything but zero."""
         return False
 
+    @property
+    def compares_gradients(self) -> bool:
+        """Whether the strength goes by the norm of the penalty's gradient beside that of the agent's own."""
+        return False
+
 
 @dataclass(frozen=True)
 class Constant(Strength, name="constant"):
@@ -295,7 +300,6 @@ class Relative(Strength, name="relative"):
 
     def check(self, agent: BaseAlgorithm, actor: Actor, timing: Timing) -> None:  # noqa: D102
         super().check(agent, actor, timing)
-        name = algorithm_name(agent)
         if not timing.deposits:
             raise TypeError(
                 "strength 'relative' weighs the penalty against the agent's own update, and timing "
@@ -303,14 +307,13 @@ class Relative(Strength, name="relative"):
             )
         if actor.optimizer(agent.policy) is None:
             raise TypeError(
-                f"strength 'relative' weighs the penalty against a loss, and a {name} has none: use 'adaptive', "
-                "'constant' or 'schedule'"
+                f"strength 'relative' weighs the penalty against a loss, and a {algorithm_name(agent)} has none: use "
+                "'adaptive', 'constant' or 'schedule'"
             )
-        if self.of == "gradient" and hasattr(agent, "_compute_actor_grad"):
-            raise TypeError(
-                f"strength 'relative' of='gradient' needs gradients that an optimizer takes, and a {name} steps by "
-                "itself: use of='loss'"
-            )
+
+    @property
+    def compares_gradients(self) -> bool:  # noqa: D102
+        return self.of == "gradient"
 
     def build(self) -> RelativeController:  # noqa: D102
         return RelativeController(self)
@@ -355,6 +358,7 @@ class Coefficient:
         self.value = value
         return value
 
+    @torch.no_grad()
     def weights(self, situation: GateInput) -> Tensor | None:
         """Return the factor on each state of a minibatch, ``(batch,)``; None for 1 everywhere.
 

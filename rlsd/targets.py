@@ -16,13 +16,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.chunks import Pace
+from rlsd.distributions import Family
+from rlsd.gates import GateInput
 from rlsd.observations import Observations, zeros
 from rlsd.sources import Source
 from rlsd.states import StateStore
 from rlsd.states.base import MOST_AHEAD
-from rlsd.teachers import TargetSpec, Teacher
-
-_PLAIN = TargetSpec()
+from rlsd.teachers import Teacher
 
 
 class Batch(NamedTuple):
@@ -41,18 +41,28 @@ class Batch(NamedTuple):
     spread: Tensor | None = None
     hold: Tensor | None = None
 
+    def for_gates(self, family: Family, student: Tensor, values: Tensor | None) -> GateInput:
+        """Return what gates that decide state by state may look at.
+
+        :param student: the student's parameters, ``(batch, family.size)``.
+        :param values: its values of the states, where they count.
+        """
+        seen = None if values is None else values.detach()
+        return GateInput(family, self.targets, student.detach(), self.values, seen, self.spread)
+
 
 class TargetCache:
     """Draws minibatches of stored states and keeps their targets up to date.
 
+    It has the teacher, and sets the scale of a Q-learner's distributions by its targets.
+
     :param store: the stored states.
-    :param size: how many numbers describe one action distribution.
-    :param wants: what else is kept of a target.
+    :param teacher: makes the targets.
     """
 
-    def __init__(self, store: StateStore, size: int, wants: TargetSpec = _PLAIN) -> None:
-        self.store = store
-        self.size, self.wants = size, wants
+    def __init__(self, store: StateStore, teacher: Teacher) -> None:
+        self.store, self.teacher = store, teacher
+        self.size, self.wants = teacher.actor.family.size, teacher.wants
         self._allocate()
         self._asking, self._holding = Pace(), Pace()
         self._ahead: list[tuple[np.ndarray, Tensor]] = []
@@ -88,12 +98,30 @@ class TargetCache:
         self.versions[new] = 0
         return new
 
-    def teach(self, teacher: Teacher, slots: np.ndarray) -> None:
+    def refresh(self, agent: BaseAlgorithm, new: np.ndarray) -> bool:
+        """Bring the teacher up to date before an update, and tell whether it changed.
+
+        :param new: the slots that hold a new state.
+        """
+        teacher, family = self.teacher, self.teacher.actor.family
+        refreshed = teacher.refresh(agent)
+        if not teacher.ready:
+            return refreshed
+        looked_at = teacher.prepare(self.store)
+        if looked_at is not None:
+            self.teach(self._stale(looked_at))
+        if teacher.eager:
+            self.teach(new)
+        if refreshed and family.needs_scale and self.store.count:
+            family.calibrate(self.sample_targets())
+        return refreshed
+
+    def teach(self, slots: np.ndarray) -> None:
         """Ask the teacher about the states in some slots, each named once.
 
         :raises ValueError: when its answer has another shape than a row for each state.
         """
-        targets = self.targets  # allocated by now, which is nothing that the teacher makes
+        teacher, targets = self.teacher, self.targets  # allocated by now, which is nothing that the teacher makes
 
         def ask(some: np.ndarray) -> None:
             index = self._index(some)
@@ -102,17 +130,13 @@ class TargetCache:
         self._asking.in_chunks(ask, slots)
         self.versions[slots] = teacher.version
 
-    def renew(self, teacher: Teacher, slots: np.ndarray) -> None:
-        """Bring the targets of the states in some slots up to date now, where the teacher would when they are drawn."""
-        self.teach(teacher, self._stale(teacher, slots))
-
-    def sample_targets(self, teacher: Teacher, most: int = 256) -> Tensor:
+    def sample_targets(self, most: int = 256) -> Tensor:
         """Return what the teacher would do on some stored states, spread evenly: no random number is drawn."""
         held = self.store.slots()
         slots = held[np.unique(np.linspace(0, len(held) - 1, min(len(held), most)).astype(np.int64))]
-        return self._asking.joined(lambda some: teacher.targets(self.store.pick(some)), slots)
+        return self._asking.joined(lambda some: self.teacher.targets(self.store.pick(some)), slots)
 
-    def begin(self, teacher: Teacher, batches: int) -> None:
+    def begin(self, batches: int) -> None:
         """Prepare for an update that is expected to take ``batches`` minibatches; the first that it takes draws them.
 
         An update may take none: with a stride, an off-policy agent that makes one step an update often does.
@@ -120,10 +144,11 @@ class TargetCache:
         self._ahead = []
         self._expected = min(max(batches, 1), MOST_AHEAD)
 
-    def next(self, teacher: Teacher) -> Batch | None:
+    def next(self) -> Batch | None:
         """Return the next minibatch, None when the student is held on none of its states."""
+        teacher = self.teacher
         if not self._ahead:
-            self._draw(teacher)
+            self._draw()
         slots, index = self._ahead.pop()
         if teacher.per_state and not self._firm[slots].any():
             return None
@@ -139,17 +164,18 @@ class TargetCache:
             hold,
         )
 
-    def _draw(self, teacher: Teacher) -> None:
+    def _draw(self) -> None:
         slots = coming = self.store.draw(self._expected if self.store.ahead else 1)
         self._expected = MOST_AHEAD
         if not self.store.ahead:
             changed, coming = self.store.after_draw(slots)
             self.versions[changed] = 0
-        self.teach(teacher, self._stale(teacher, coming))
+        self.teach(self._stale(coming))
         self._ahead = list(zip(slots, self._index(slots), strict=True))[::-1]
 
-    def _stale(self, teacher: Teacher, slots: np.ndarray) -> np.ndarray:
+    def _stale(self, slots: np.ndarray) -> np.ndarray:
         """Return which of some slots hold a target that must be made anew, each named once."""
+        teacher = self.teacher
         drawn: np.ndarray = np.unique(slots)
         outdated = self.versions[drawn] != teacher.version
         if teacher.per_state:

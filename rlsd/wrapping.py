@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlsd import described, faults
-from rlsd.algorithm_hooks import algorithm_hooks
+from rlsd.algorithms import algorithm_of
 from rlsd.collecting import collector_in
 from rlsd.devices import usable_device
 from rlsd.distiller import Distiller
@@ -212,9 +212,13 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 getattr(self.logger, name).update(recorded)
             return settings
 
-        def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
+        def _boundary(self, callback: BaseCallback) -> None:
+            """Called before a rollout, of which nothing has happened yet."""
             at_boundary(self, callback)
             _keep_up(self)
+
+        def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
+            self._boundary(callback)
             recorders = [] if self.distiller is None else self.distiller.recorders(self)
             if recorders:
                 callback = joined(self, recorders, callback)
@@ -301,12 +305,23 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             state = self.__dict__ if self.accelerator is None else self.accelerator.state_of(self)
             return _restore, (unwrapped(type(self)),), state
 
-    for name, method in algorithm_hooks(base, Distilled, _keep_up).items():
+    if hasattr(base, "_sample_action"):
+        Distilled._sample_action = _sampling(Distilled)
+    for name, method in algorithm_of(base).methods(base, Distilled).items():
         setattr(Distilled, name, method)
     described.describe(Distilled, base)
     # SB3 puts the class's name into its own messages, which users' warning filters know by heart.
     Distilled.__name__, Distilled.__qualname__ = base.__name__, f"SelfDistilled({base.__qualname__})"
     return Distilled
+
+
+def _sampling(cls: type[Any]) -> Any:
+    def _sample_action(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """SAC and its like: where others collect, what they have done."""
+        collector = collector_in(self.env)
+        return super(cls, self)._sample_action(*args, **kwargs) if collector is None else collector.drawn(self)
+
+    return _sample_action
 
 
 def _distiller(agent: Any) -> Distiller | None:

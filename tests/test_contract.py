@@ -210,18 +210,16 @@ class Witness:
         self._states: Any = None
         self._statistics: Any = None
         self._distiller = agent.distiller
-        draw, take = self._distiller.cache.next, self._distiller.teacher.take
+        take = self._distiller.teacher.take
 
-        def drawn(teacher: Any) -> Any:
-            batch = draw(teacher)
+        def penalized(batch: Any, loss: Any, gradient: Any) -> None:
             self._states = batch.states
-            return batch
 
         def snapshot(model: Any) -> None:
             self._statistics = copy.deepcopy(model.get_vec_normalize_env())
             take(model)
 
-        monkeypatch.setattr(self._distiller.cache, "next", drawn)
+        self._distiller.on_penalty.append(penalized)
         monkeypatch.setattr(self._distiller.teacher, "take", snapshot)
         if isinstance(agent, TRPO):
             monkeypatch.setattr(agent, "_compute_actor_grad", self._objective(agent._compute_actor_grad))
@@ -342,18 +340,15 @@ def test_the_gradient_before_the_clip_is_that_of_the_sum(case: Case, monkeypatch
 
 
 @cases([Case("SAC", "box"), Case("TD3", "box", 1)], [case for case in _ALL if case.algorithm in ("TQC", "DDPG")])
-def test_where_sb3_does_not_clip_the_pull_is_bounded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_sb3_does_not_clip_the_pull_is_bounded(case: Case) -> None:
     bound = 0.01
     agent = case.distilled(config(strength=rlsd.Constant(50.0, bound=bound)))
     norms = []
-    gradients = agent.distiller.penalty.gradients
 
-    def measured() -> Any:
-        found = gradients()
+    def measured(batch: Any, loss: Any, found: Any) -> None:
         norms.append(float(torch.cat([gradient.flatten() for _, gradient in found]).norm()))
-        return found
 
-    monkeypatch.setattr(agent.distiller.penalty, "gradients", measured)
+    agent.distiller.on_penalty.append(measured)
     agent.learn(case.steps)
     assert max(norms) == pytest.approx(bound, rel=1e-4)
 
@@ -432,11 +427,12 @@ def test_a_deposit_leaves_no_trace_and_draws_no_global_random_number(
 
         monkeypatch.setattr(owner, name, call)
 
-    for owner, name in [(d.penalty, "gradients"), (d.penalty, "scores"), (d, "penalized"), (d, "_begin"), (d, "log")]:
+    own = {"TRPO": (d.algorithm, "penalized"), "ARS": (d.algorithm, "judged")}
+    penalizing = own.get(case.algorithm, (d.penalty, "gradients"))
+    for owner, name in [penalizing, (d, "_begin"), (d, "log")]:
         watched(owner, name)
     agent.learn(case.steps, log_interval=1)
-    assert {"TRPO": "penalized", "ARS": "scores"}.get(case.algorithm, "gradients") in calls
-    assert {"_begin", "log"} <= set(calls)
+    assert {penalizing[1], "_begin", "log"} <= set(calls)
 
 
 class At(BaseCallback):

@@ -201,7 +201,7 @@ class Witness:
         self._clip = torch.nn.utils.clip_grad_norm_
         policy, distiller = agent.policy, agent.distiller
         evaluate, get = policy.evaluate_actions, agent.rollout_buffer.get
-        next_states, take = distiller.cache.next, distiller.teacher.take
+        take = distiller.teacher.take
 
         def evaluate_actions(*args: Any) -> Any:
             self._generator = torch.get_rng_state()
@@ -211,10 +211,8 @@ class Witness:
             for self._batch in get(batch_size):
                 yield self._batch
 
-        def drawn(teacher: Any) -> Any:
-            batch = next_states(teacher)
+        def penalized(batch: Any, loss: Any, gradient: Any) -> None:
             self._drawn = batch.states
-            return batch
 
         def snapshot(model: Any) -> None:
             self._statistics = copy.deepcopy(model.get_vec_normalize_env())
@@ -223,7 +221,7 @@ class Witness:
         # The acting code is SB3's; only what goes in and out of it is watched.
         monkeypatch.setattr(policy, "evaluate_actions", evaluate_actions)
         monkeypatch.setattr(agent.rollout_buffer, "get", batches)
-        monkeypatch.setattr(distiller.cache, "next", drawn)
+        distiller.on_penalty.append(penalized)
         monkeypatch.setattr(distiller.teacher, "take", snapshot)
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", self.about_to_clip)
 

@@ -28,10 +28,10 @@ LAYERS = (
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
     | {"rlsd.episodes", "rlsd.collecting"},
     {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics", "rlsd.students", "rlsd.speed"}
-    | {"rlsd.weight_average"},
+    | {"rlsd.weight_average", "rlsd.algorithms"},
     {"rlsd.io.checkpoint"},
     {"rlsd.typed", "rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
-    | {"rlsd.averaging", "rlsd.scaling", "rlsd.algorithm_hooks"}
+    | {"rlsd.averaging", "rlsd.scaling"}
     | {"rlsd.environment_state", "rlsd.io.weights", "rlsd.students.compress"},
     {"rlsd.api"},
     {"rlsd", "rlsd.cli"},

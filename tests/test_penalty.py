@@ -9,61 +9,20 @@ import numpy as np
 import pytest
 import torch
 from agents import ALL_ALGORITHMS, ROLLOUT, config, copied, differences, distilled, untouched_generators
-from gymnasium import spaces
-from helpers import ALGORITHMS, Handing, disturb, observe, small_agent, vec_env
+from helpers import ALGORITHMS, small_agent
+from penalties import Weighing, build, flat, loss_of, recorded
 from stable_baselines3.common.logger import Logger
-from torch.nn.utils import parameters_to_vector
 
 import rlsd
-from rlsd import KL, MSE, Constant, EveryStep, Reservoir, Snapshot, chunks
-from rlsd.actors import actor_for
-from rlsd.gates import GateInput
-from rlsd.metrics import Metrics
-from rlsd.observations import as_items
+from rlsd import KL, MSE, chunks
 from rlsd.penalty import Penalty
-from rlsd.strength import Coefficient
-from rlsd.targets import Batch, TargetCache
+from rlsd.targets import Batch
 from rlsd.teachers import TargetSpec
 
 #: Those whose states need nothing beside the observation, and which an optimizer trains.
 SIMPLE = [name for name in ALGORITHMS if name not in ("MaskablePPO", "RecurrentPPO", "ARS")]
 UNCLIPPED = ["SAC", "TQC", "CrossQ", "TD3", "DDPG", "QRDQN"]
 CLIPPED = ["PPO", "A2C", "DQN"]
-
-
-def build(
-    agent, bound: float = 1e9, stride: int = 1, divergence=None, batch_size: int = 8, wants: TargetSpec | None = None
-) -> Penalty:
-    """A penalty on 32 states, whose teacher is what the agent was before its parameters were disturbed."""
-    actor = actor_for(agent)
-    teacher = Snapshot().build(actor)
-    teacher.take(agent)
-    teacher.wants = wants or TargetSpec(value=bool(divergence and divergence.value_weight))
-    store = Reservoir(capacity=max(32, batch_size), batch_size=batch_size).build(np.random.SeedSequence(0), agent)
-    replay = TargetCache(store, actor.family.size, teacher.wants)
-    states = {key: t.numpy() for key, t in as_items(observe(agent.observation_space, 32)).items()}
-    replay.collect(agent, Handing(states))
-    actor.family.calibrate(replay.sample_targets(teacher))
-    disturb(agent.policy, 0.3)
-    dial = Coefficient(Constant(bound=bound))
-    return Penalty(actor, divergence or KL(), EveryStep(stride), dial, replay, teacher, Metrics(torch.device("cpu")))
-
-
-def recorded(penalty: Penalty) -> list[Batch]:
-    """The minibatches that the penalty draws from now on."""
-    batches: list[Batch] = []
-    draw = penalty.cache.next
-
-    def next_(teacher):
-        batches.append(draw(teacher))
-        return batches[-1]
-
-    penalty.cache.next = next_
-    return batches
-
-
-def flat(gradients) -> torch.Tensor:
-    return torch.cat([gradient.flatten() for _, gradient in gradients])
 
 
 @pytest.mark.parametrize("divergence", [KL(), KL("reverse", temperature=2.0), MSE()], ids=["forward", "reverse", "mse"])
@@ -79,7 +38,7 @@ def test_the_gradient_is_that_of_strength_times_mean_divergence(name, divergence
     (batch,) = batches
     module = penalty.actor.module(agent.policy)
     student = penalty.actor.parameters(module, batch.states)
-    loss = 0.7 * 2 * divergence(penalty.actor.family, penalty.teacher.targets(batch.states), student).mean()
+    loss = 0.7 * 2 * divergence(penalty.actor.family, penalty.cache.teacher.targets(batch.states), student).mean()
     named = [(key, p) for key, p in module.named_parameters() if p.requires_grad]
     expected = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
     for (key, p), gradient in zip(named, expected, strict=True):
@@ -161,28 +120,12 @@ def test_a_gradient_that_is_not_finite_is_dropped_whole_and_counted(name, bad):
     penalty.begin(agent, beta=1.0)
     penalty.gradients()
     assert float(penalty.dropped) == 0
-    penalty.cache.versions[:] = penalty.teacher.version
+    penalty.cache.versions[:] = penalty.cache.teacher.version
     penalty.cache.targets[:, 0] = bad
     for count in (1, 2):
         dropped = flat(penalty.gradients())
         assert (dropped == 0).all()
         assert float(penalty.dropped) == count
-
-
-def test_a_term_that_is_not_finite_is_dropped_and_counted():
-    agent = small_agent("TRPO")
-    penalty = build(agent)
-    penalty.begin(agent, beta=0.5)
-    batches = recorded(penalty)
-    term = penalty.term()
-    student = penalty.actor.parameters(agent.policy, batches[0].states)
-    expected = 0.5 * KL()(penalty.actor.family, batches[0].targets, student).mean()
-    torch.testing.assert_close(term, expected)
-    assert term.requires_grad, "it is differentiated elsewhere"
-    penalty.cache.versions[:] = penalty.teacher.version
-    penalty.cache.targets[:] = float("nan")
-    assert penalty.term() is None
-    assert float(penalty.dropped) == 1
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
@@ -270,18 +213,6 @@ def test_between_updates_the_agent_is_let_go(name):
 WITH_VALUES = ["PPO", "A2C", "TRPO", "MaskablePPO"]
 
 
-class Weighing:
-    """A gate that weighs states as a test says."""
-
-    def __init__(self, weights: torch.Tensor) -> None:
-        self.fixed = weights
-        self.seen: list[GateInput] = []
-
-    def weights(self, situation: GateInput) -> torch.Tensor:
-        self.seen.append(situation)
-        return self.fixed
-
-
 def by_hand(penalty: Penalty, agent, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For each state: KL(teacher || student) by torch alone, and both sides' values."""
     student = agent.policy.get_distribution(batch.states).distribution
@@ -295,10 +226,10 @@ def test_a_value_weight_adds_that_much_of_the_squared_difference_of_values():
     penalty = build(agent, divergence=KL(value_weight=0.5))
     batches = recorded(penalty)
     penalty.begin(agent, beta=0.7)
-    loss = penalty.loss()
+    loss = loss_of(penalty)
     (batch,) = batches
     kl, before, now = by_hand(penalty, agent, batch)
-    torch.testing.assert_close(batch.values, penalty.teacher.values(batch.states), msg="the teacher's own values")
+    torch.testing.assert_close(batch.values, penalty.cache.teacher.values(batch.states), msg="the teacher's own values")
     assert (before - now).abs().min() > 1e-3, "nothing to hold"
     torch.testing.assert_close(loss, 0.7 * (kl + 0.5 * (before - now) ** 2).mean(), rtol=1e-4, atol=1e-6)
     figures = penalty.metrics.means()
@@ -312,55 +243,14 @@ def test_a_value_weight_pulls_the_critic_to_what_it_said_and_leaves_the_teacher_
     for weight in (0.0, 0.5):
         agent = small_agent(name)
         penalty = build(agent, divergence=KL(value_weight=weight))
-        teacher = copied(dict(penalty.teacher.policy.state_dict()))
+        teacher = copied(dict(penalty.cache.teacher.policy.state_dict()))
         penalty.begin(agent, beta=1.0)
-        term = penalty.loss()
+        term = loss_of(penalty)
         critic = list(agent.policy.value_net.parameters())
         pulled[weight] = torch.autograd.grad(term, critic, allow_unused=True)
-        assert not differences(teacher, dict(penalty.teacher.policy.state_dict()))
+        assert not differences(teacher, dict(penalty.cache.teacher.policy.state_dict()))
     assert all(gradient is None for gradient in pulled[0.0]), "without the term the critic is left alone"
     assert all(gradient.abs().max() > 0 for gradient in pulled[0.5])
-
-
-def test_a_critic_that_learns_apart_is_pulled_by_its_own_steps_and_the_actor_is_not():
-    agent = small_agent("TRPO")
-    agent.policy.set_training_mode(False)
-    penalty = build(agent, divergence=KL(value_weight=0.5))
-    weights = torch.linspace(0.0, 1.0, 8)
-    penalty.coefficient.per_state = [Weighing(weights)]
-    batches = recorded(penalty)
-    penalty.begin(agent, beta=0.7)
-    found = dict(penalty.critic_gradients())
-    before, now = batches[0].values, agent.policy.predict_values(batches[0].states).flatten()
-    critic = {name: p for name, p in agent.policy.named_parameters() if "value" in name}
-    loss = 0.7 * 0.5 * (weights * (before - now) ** 2).mean()
-    expected = dict(zip(critic.values(), torch.autograd.grad(loss, list(critic.values())), strict=True))
-    assert found.keys() == expected.keys()
-    for parameter, gradient in expected.items():
-        assert gradient.abs().max() > 0
-        torch.testing.assert_close(found[parameter], gradient)
-    term = penalty.term()
-    pulled = torch.autograd.grad(term, list(critic.values()), allow_unused=True)
-    assert all(gradient is None for gradient in pulled), "the actor's term has no part in the critic"
-
-
-def test_the_pull_on_a_critic_that_learns_apart_is_bounded_and_keeps_its_stride():
-    agent = small_agent("TRPO")
-    penalty = build(agent, bound=0.1, stride=2, divergence=KL(value_weight=1000.0))
-    penalty.begin(agent, beta=1.0)
-    norms = []
-    for _ in range(4):
-        gradients = [gradient for _, gradient in penalty.critic_gradients()]
-        norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()) if gradients else 0.0)
-    assert norms == pytest.approx([0.2, 0.0, 0.2, 0.0]) or norms == pytest.approx([0.0, 0.2, 0.0, 0.2]), norms
-
-
-def test_a_value_weight_moves_the_critic_of_trpo():
-    def critic(weight: float) -> dict[str, torch.Tensor]:
-        agent = distilled(ALL_ALGORITHMS["TRPO"], "box", distill=config(divergence=KL(value_weight=weight)))
-        return copied(dict(agent.learn(5 * ROLLOUT).policy.value_net.state_dict()))
-
-    assert differences(critic(0.0), critic(10.0))
 
 
 @pytest.mark.parametrize("name", WITH_VALUES)
@@ -388,7 +278,7 @@ def test_each_state_counts_as_much_as_its_gates_say():
     penalty.coefficient.per_state = [gate] = [Weighing(weights)]
     batches = recorded(penalty)
     penalty.begin(agent, beta=0.7)
-    loss = penalty.loss()
+    loss = loss_of(penalty)
     kl, before, now = by_hand(penalty, agent, batches[0])
     torch.testing.assert_close(loss, 0.7 * (weights * (kl + 0.5 * (before - now) ** 2)).mean(), rtol=1e-4, atol=1e-6)
     figures = penalty.metrics.means()
@@ -404,33 +294,14 @@ def test_each_state_counts_as_much_as_its_gates_say():
 def test_a_gate_is_handed_how_far_the_teachers_members_differ():
     agent = small_agent("PPO")
     penalty = build(agent, wants=TargetSpec(spread=True))
-    penalty.teacher.spread = lambda observations: torch.arange(len(observations)) / 10.0
+    penalty.cache.teacher.spread = lambda observations: torch.arange(len(observations)) / 10.0
     penalty.coefficient.per_state = [gate] = [Weighing(torch.ones(8))]
     batches = recorded(penalty)
     penalty.begin(agent, beta=1.0)
-    penalty.loss()
+    loss_of(penalty)
     assert torch.equal(gate.seen[0].spread, batches[0].spread)
     assert batches[0].spread.max() > 0
     assert gate.seen[0].teacher_values is None
-
-
-def test_states_count_for_the_candidates_of_a_random_search_as_gates_say():
-    agent = small_agent("ARS", vec_env(action_space=spaces.Discrete(3)))
-    disturb(agent.policy)
-    penalty = build(agent)
-    weights = torch.linspace(0.0, 1.0, 8)
-    penalty.coefficient.per_state = [gate] = [Weighing(weights)]
-    batches = recorded(penalty)
-    own = parameters_to_vector(agent.policy.parameters()).detach()
-    penalty.begin(agent, beta=3.0)
-    (found,) = penalty.scores(own[None])
-    answers = penalty.actor.parameters(agent.policy, batches[0].states).detach()
-    kl = penalty.actor.family.kl(batches[0].targets, answers)
-    torch.testing.assert_close(found, 3.0 * (weights * kl).mean(), rtol=1e-4, atol=1e-4)
-    figures = penalty.metrics.means()
-    assert figures["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is that before the gates"
-    assert figures["loss"] == pytest.approx(found.item(), rel=1e-5)
-    assert torch.equal(gate.seen[0].student, answers), "gates look at the policy, not at its candidates"
 
 
 # What a strength that follows the updates is told
@@ -451,40 +322,3 @@ def test_the_ratio_of_gradients_is_that_at_strength_one_whatever_the_bound(name,
         found.append(penalty.feedback(agent).ratio)
     assert found == pytest.approx([found[0]] * 3, rel=1e-4)
     assert found[0] > 0
-
-
-# ARS
-
-
-@pytest.mark.parametrize("actions", [spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(3)])
-def test_each_candidate_is_scored_by_its_own_divergence(actions):
-    agent = small_agent("ARS", vec_env(action_space=actions))
-    disturb(agent.policy)
-    penalty = build(agent)
-    batches = recorded(penalty)
-    own = parameters_to_vector(agent.policy.parameters()).detach()
-    candidates = own + torch.randn(4, len(own), generator=torch.Generator().manual_seed(1))
-    penalty.begin(agent, beta=3.0)
-    with untouched_generators():
-        found = penalty.scores(candidates)
-    (batch,) = batches
-    assert found.shape == (4,)
-    for weights, score in zip(candidates, found, strict=True):
-        agent.policy.load_from_vector(weights.numpy())
-        answers = penalty.actor.parameters(agent.policy, batch.states)
-        expected = 3.0 * penalty.actor.family.kl(penalty.teacher.targets(batch.states), answers).mean()
-        torch.testing.assert_close(score, expected.detach(), rtol=1e-4, atol=1e-4)
-    assert (penalty.steps, penalty.deposits) == (1, 1)
-
-
-def test_a_candidate_whose_divergence_is_not_finite_is_not_penalised_and_is_counted():
-    agent = small_agent("ARS", policy_kwargs={"net_arch": [4], "squash_output": False})
-    penalty = build(agent)
-    own = parameters_to_vector(agent.policy.parameters()).detach()
-    candidates = torch.stack([own + 1.0, torch.full_like(own, 1e30), own + 2.0])
-    penalty.begin(agent, beta=1.0)
-    scores = penalty.scores(candidates)
-    assert torch.isfinite(scores).all()
-    assert scores[1] == 0.0
-    assert (scores[[0, 2]] > 0).all()
-    assert float(penalty.dropped) == 1

@@ -44,36 +44,42 @@ def numbered(start: int, stop: int) -> dict[str, np.ndarray]:
     return as_items(np.arange(start, stop, dtype=np.float32)[:, None])
 
 
-def make_replay(capacity: int = 16, batch_size: int = 4, states: int = 16) -> TargetCache:
-    replay = TargetCache(ReservoirStore(capacity, batch_size, np.random.SeedSequence(0), torch.device("cpu")), 2)
+def make_cache(
+    capacity: int = 16, batch_size: int = 4, states: int = 16, teacher: Counting | None = None
+) -> TargetCache:
+    store = ReservoirStore(capacity, batch_size, np.random.SeedSequence(0), torch.device("cpu"))
+    cache = TargetCache(store, teacher or Counting())
     if states:
-        replay.collect(None, Handing(numbered(0, states)))
-    return replay
+        cache.collect(None, Handing(numbered(0, states)))
+    return cache
 
 
-def update(replay: TargetCache, teacher: Counting, batches: int) -> None:
+def update(cache: TargetCache, batches: int) -> None:
     """Draw the minibatches of one update and check that each target is today's teacher's, for that very state."""
-    replay.begin(teacher, batches)
+    teacher = cache.teacher
+    cache.begin(batches)
     for _ in range(batches):
-        batch = replay.next(teacher)
+        batch = cache.next()
         expected = torch.cat([batch.states, torch.full_like(batch.states, float(teacher.version))], dim=-1)
         assert torch.equal(batch.targets, expected)
 
 
 def test_a_teacher_is_asked_exactly_once_about_a_state():
-    replay, teacher = make_replay(), Counting()
+    cache = make_cache()
+    teacher = cache.teacher
     for _ in range(5):
-        update(replay, teacher, 20)
+        update(cache, 20)
     assert set(teacher.asked) == {(float(state), 1) for state in range(16)}
     assert set(teacher.asked.values()) == {1}
 
 
 def test_a_new_teacher_is_asked_once_more_and_only_about_states_that_are_drawn():
-    replay, teacher = make_replay(), Counting()
+    cache = make_cache()
+    teacher = cache.teacher
     for version in (1, 2, 3):
         teacher.version = version
-        update(replay, teacher, 2)
-        update(replay, teacher, 2)
+        update(cache, 2)
+        update(cache, 2)
     assert set(teacher.asked.values()) == {1}
     drawn_at_most = 2 * 2 * 4
     for version in (1, 2, 3):
@@ -81,11 +87,12 @@ def test_a_new_teacher_is_asked_once_more_and_only_about_states_that_are_drawn()
 
 
 def test_a_state_in_an_overwritten_slot_is_asked_about_anew():
-    replay, teacher = make_replay(), Counting()
-    update(replay, teacher, 30)
+    cache = make_cache()
+    teacher = cache.teacher
+    update(cache, 30)
     for start in range(16, 400, 16):
-        replay.collect(None, Handing(numbered(start, start + 16)))
-        update(replay, teacher, 30)  # checks each target
+        cache.collect(None, Handing(numbered(start, start + 16)))
+        update(cache, 30)  # checks each target
     assert set(teacher.asked.values()) == {1}, "a state that stayed was asked about again"
     assert max(state for state, _ in teacher.asked) > 16, "no slot was overwritten"
 
@@ -93,23 +100,26 @@ def test_a_state_in_an_overwritten_slot_is_asked_about_anew():
 def test_what_the_teacher_is_asked_does_not_grow_with_the_number_of_stored_states():
     asked = {}
     for capacity in (1_000, 100_000):
-        replay, teacher = make_replay(capacity, batch_size=8, states=capacity), Counting()
-        update(replay, teacher, 10)
+        cache = make_cache(capacity, batch_size=8, states=capacity)
+        teacher = cache.teacher
+        update(cache, 10)
         asked[capacity] = sum(teacher.asked.values())
     assert all(count <= 10 * 8 for count in asked.values()), asked
 
 
 def test_the_missing_targets_of_an_update_come_from_one_forward_pass():
-    replay, teacher = make_replay(), Counting()
-    replay.begin(teacher, 10)
+    cache = make_cache()
+    teacher = cache.teacher
+    cache.begin(10)
     for _ in range(10):
-        replay.next(teacher)
+        cache.next()
     assert len(teacher.calls) == 1
 
 
 def test_a_forward_pass_is_never_larger_than_a_chunk():
-    replay, teacher = make_replay(3 * LARGEST, batch_size=LARGEST, states=3 * LARGEST), Counting()
-    update(replay, teacher, 4)
+    cache = make_cache(3 * LARGEST, batch_size=LARGEST, states=3 * LARGEST)
+    teacher = cache.teacher
+    update(cache, 4)
     assert max(teacher.calls) == LARGEST
     assert teacher.calls[0] == FIRST and len(teacher.calls) == 1 + -(-(sum(teacher.calls) - FIRST) // LARGEST)
     assert set(teacher.asked.values()) == {1}
@@ -133,7 +143,7 @@ class Narrow(Counting):
 def test_an_answer_of_another_shape_is_refused_and_not_spread_over_all_states(cut, found):
     said = f"Narrow.targets must return the shape (16, 2), got {found}"
     with pytest.raises(ValueError, match=re.escape(said)):
-        make_replay().teach(Narrow(cut), np.arange(16))
+        make_cache(teacher=Narrow(cut)).teach(np.arange(16))
 
 
 class Valueless(Counting):
@@ -146,37 +156,40 @@ class Valueless(Counting):
 
 
 def test_values_beside_an_answer_count_as_part_of_its_shape():
-    replay = TargetCache(make_replay().store, 2, Valueless.wants)
+    cache = make_cache(teacher=Valueless())
     with pytest.raises(ValueError, match=r"Valueless\.rows must return the shape \(16, 3\), got \(16, 2\)"):
-        replay.teach(Valueless(), np.arange(16))
+        cache.teach(np.arange(16))
 
 
 def test_an_update_may_take_more_minibatches_than_were_expected():
-    replay, teacher = make_replay(), Counting()
-    replay.begin(teacher, 2)
+    cache = make_cache()
+    teacher = cache.teacher
+    cache.begin(2)
     for _ in range(2 * MOST_AHEAD):
-        assert replay.next(teacher).states.shape == (4, 1)
+        assert cache.next().states.shape == (4, 1)
     assert set(teacher.asked.values()) == {1}
 
 
 def test_minibatches_drawn_ahead_for_one_update_do_not_reach_the_next():
-    replay, teacher = make_replay(), Counting()
-    replay.begin(teacher, 10)  # the update breaks off
+    cache = make_cache()
+    teacher = cache.teacher
+    cache.begin(10)  # the update breaks off
     teacher.version = 2
-    update(replay, teacher, 10)
+    update(cache, 10)
 
 
 def test_a_loaded_replay_goes_on_with_the_identical_stream_and_asks_nothing_again():
-    replay, teacher = make_replay(), Counting()
-    update(replay, teacher, 30)
-    tensors = {name: tensor.clone() for name, tensor in replay.tensors().items()}
-    loaded = make_replay(states=0)
-    loaded.load(tensors, json.loads(json.dumps(replay.state())))
+    cache = make_cache()
+    teacher = cache.teacher
+    update(cache, 30)
+    tensors = {name: tensor.clone() for name, tensor in cache.tensors().items()}
+    loaded = make_cache(states=0, teacher=teacher)
+    loaded.load(tensors, json.loads(json.dumps(cache.state())))
     calls = len(teacher.calls)
     streams = []
-    for one in (replay, loaded):
-        one.begin(teacher, 5)
-        streams.append([one.next(teacher) for _ in range(5)])
+    for one in (cache, loaded):
+        one.begin(5)
+        streams.append([one.next() for _ in range(5)])
     for original, resumed in zip(*streams, strict=True):
         assert torch.equal(original.states, resumed.states)
         assert torch.equal(original.targets, resumed.targets)
@@ -185,33 +198,34 @@ def test_a_loaded_replay_goes_on_with_the_identical_stream_and_asks_nothing_agai
 
 @pytest.mark.parametrize("name", ["targets", "versions"])
 def test_saved_targets_that_do_not_fit_are_refused(name):
-    replay = make_replay()
-    update(replay, Counting(), 2)
-    tensors = replay.tensors()
+    cache = make_cache()
+    update(cache, 2)
+    tensors = cache.tensors()
     tensors[name] = tensors[name][1:]
     with pytest.raises(ValueError, match="saved targets do not fit"):
-        make_replay(states=0).load(tensors, replay.state())
+        make_cache(states=0).load(tensors, cache.state())
 
 
 def test_no_target_takes_memory_before_one_is_made_and_only_those_made_are_saved():
-    replay, teacher = make_replay(capacity=1000, states=500), Counting()
-    assert replay._targets is None
-    assert replay.tensors()["targets"].shape == (0, 2)
-    assert replay._targets is None, "saving made some"
-    update(replay, teacher, 3)
-    assert 0 < len(replay.tensors()["targets"]) == len(teacher.asked) <= 3 * 4
+    cache = make_cache(capacity=1000, states=500)
+    teacher = cache.teacher
+    assert cache._targets is None
+    assert cache.tensors()["targets"].shape == (0, 2)
+    assert cache._targets is None, "saving made some"
+    update(cache, 3)
+    assert 0 < len(cache.tensors()["targets"]) == len(teacher.asked) <= 3 * 4
 
 
 def test_targets_that_were_saved_of_all_states_are_loaded():
-    replay, teacher = make_replay(), Counting()
-    update(replay, teacher, 2)
-    tensors = replay.tensors() | {"targets": replay.targets.clone()}  # as earlier versions did
-    assert (replay.versions == 0).any()
-    loaded = make_replay(states=0)
-    loaded.load(tensors, replay.state())
-    made = replay.versions > 0
-    assert torch.equal(loaded.targets[made], replay.targets[made])
-    assert (loaded.versions == replay.versions).all()
+    cache = make_cache()
+    update(cache, 2)
+    tensors = cache.tensors() | {"targets": cache.targets.clone()}  # as earlier versions did
+    assert (cache.versions == 0).any()
+    loaded = make_cache(states=0)
+    loaded.load(tensors, cache.state())
+    made = cache.versions > 0
+    assert torch.equal(loaded.targets[made], cache.targets[made])
+    assert (loaded.versions == cache.versions).all()
 
 
 def test_a_real_teachers_targets_are_what_it_would_do():
@@ -220,9 +234,9 @@ def test_a_real_teachers_targets_are_what_it_would_do():
     teacher = Snapshot().build(actor)
     teacher.take(agent)
     store = ReservoirStore(16, 4, np.random.SeedSequence(0), torch.device("cpu"))
-    replay = TargetCache(store, actor.family.size)
-    replay.collect(None, Handing(as_items(np.random.default_rng(0).normal(size=(16, 3)))))
-    replay.begin(teacher, 3)
+    cache = TargetCache(store, teacher)
+    cache.collect(None, Handing(as_items(np.random.default_rng(0).normal(size=(16, 3)))))
+    cache.begin(3)
     for _ in range(3):
-        batch = replay.next(teacher)
+        batch = cache.next()
         torch.testing.assert_close(batch.targets, teacher.targets(batch.states))

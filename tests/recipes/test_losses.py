@@ -107,26 +107,14 @@ def watch(
     """
     agent = distilled(ALL_ALGORITHMS[name], KINDS[name], recipe, **changes)
     distiller, seen = agent.distiller, Seen(agent, name)
-    replay, penalty = distiller.cache, distiller.penalty
     names = {id(p): key for key, p in agent.policy.named_parameters()}
-    train, draw, lay = agent.train, replay.next, penalty.gradients
-    drawn: list[Any] = []
+    train = agent.train
 
-    def next_(teacher: Any) -> Any:
-        drawn.append(draw(teacher))
-        return drawn[-1]
-
-    def gradients() -> Any:
-        drawn.clear()
-        laid = lay()
-        if drawn and drawn[0] is not None:
-            gradient = {names[id(p)]: g.clone() for p, g in laid}
-            tau = getattr(distiller.actor.family, "tau", 1.0)
-            weights = copied(agent.policy)
-            seen.deposits.append(
-                Injection(len(seen.weights) - 1, drawn[0].states, drawn[0].targets, weights, gradient, tau)
-            )
-        return laid
+    def penalized(batch: Any, loss: Tensor, found: Any) -> None:
+        gradient = {names[id(p)]: g.clone() for p, g in found}
+        tau = getattr(distiller.actor.family, "tau", 1.0)
+        weights = copied(agent.policy)
+        seen.deposits.append(Injection(len(seen.weights) - 1, batch.states, batch.targets, weights, gradient, tau))
 
     def train_(*args: Any, **kwargs: Any) -> None:
         update = len(seen.weights)
@@ -145,7 +133,8 @@ def watch(
         if len(seen.weights) == updates:
             agent.num_timesteps = 10**9
 
-    agent.train, replay.next, penalty.gradients = train_, next_, gradients
+    agent.train = train_
+    distiller.on_penalty.append(penalized)
     agent.learn(total)
     assert len(seen.weights) == updates
     return seen

@@ -28,7 +28,7 @@ def watched(agent, monkeypatch):
         ("_get_samples", "rollout_buffer") if hasattr(agent, "rollout_buffer") else ("sample", "replay_buffer")
     )
     buffer = getattr(agent, owner)
-    cls, draw = type(buffer), agent.distiller.cache.next
+    cls, teacher = type(buffer), agent.distiller.teacher
     if name == "sample":
         cls = next(base for base in cls.__mro__ if "sample" in base.__dict__)
     original = getattr(cls, name)
@@ -38,14 +38,12 @@ def watched(agent, monkeypatch):
         latest[:] = [(result, np.array(args[0]) if name == "_get_samples" else None)]
         return result
 
-    def drawn(teacher):
-        batch = draw(teacher)
+    def penalized(batch, loss, gradient):
         torch.testing.assert_close(teacher.targets(batch.states), batch.targets)
         pairs.append((batch, *latest[0]))
-        return batch
 
     monkeypatch.setattr(cls, name, sampled)
-    monkeypatch.setattr(agent.distiller.cache, "next", drawn)
+    agent.distiller.on_penalty.append(penalized)
     return pairs
 
 

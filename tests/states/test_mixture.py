@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rlsd.observations import as_items
 from rlsd.sources import ReplaySource
 from rlsd.states import Mixture, Recent, ReplayBuffer, Reservoir
 from rlsd.targets import TargetCache
+from rlsd.teachers import TargetSpec
 
 RECENT, RESERVOIR = Recent(capacity=8, batch_size=4), Reservoir(capacity=16, batch_size=4)
 
@@ -92,20 +94,23 @@ def test_the_agents_own_buffer_can_be_a_part():
 
 
 class Echo:
-    version, per_state = 1, False
+    version, per_state, wants = 1, False, TargetSpec()
+    actor = SimpleNamespace(family=SimpleNamespace(size=1))
 
     def ask(self, observations):
         return observations
 
+    targets = ask
+
 
 def test_targets_stay_with_their_states_through_saving():
     def make():
-        return TargetCache(make_store(seed=1), 1)
+        return TargetCache(make_store(seed=1), Echo())
 
     replay, source = make(), Handing(numbered(0, 10))
     replay.collect(None, source)
-    replay.begin(Echo(), 3)
-    batch = replay.next(Echo())
+    replay.begin(3)
+    batch = replay.next()
     assert torch.equal(batch.states, batch.targets)
     loaded = make()
     tensors = {name: tensor.clone() for name, tensor in replay.tensors().items()}
@@ -115,12 +120,12 @@ def test_targets_stay_with_their_states_through_saving():
     source.states = numbered(10, 13)
     for each in (replay, loaded):
         each.collect(None, source)
-        each.begin(Echo(), 3)
+        each.begin(3)
     for _ in range(3):
-        one, two = replay.next(Echo()), loaded.next(Echo())
+        one, two = replay.next(), loaded.next()
         assert torch.equal(one.states, two.states)
         assert torch.equal(two.states, two.targets)
-    assert torch.equal(loaded.sample_targets(type("T", (), {"targets": staticmethod(lambda o: o)})), states_of(loaded))
+    assert torch.equal(loaded.sample_targets(), states_of(loaded))
 
 
 def states_of(replay):

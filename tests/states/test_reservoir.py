@@ -365,15 +365,15 @@ class Echo(Teacher):
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), rows=st.integers(1, 6))
 def test_the_target_of_a_state_in_the_agents_buffer_is_of_that_very_state(sizes, rows):
     agent, source, first = agent_with_buffer(rows, 2), ReplaySource(), 0
-    replay = TargetCache(buffer_store(agent, batch_size=16), 3)
+    replay = TargetCache(buffer_store(agent, batch_size=16), Echo())
     for size in sizes:
         fill(agent, first, size)
         first += size
         replay.collect(agent, source)
         if replay.store.count:
-            replay.begin(Echo(), 2)
+            replay.begin(2)
             for _ in range(2):
-                batch = replay.next(Echo())
+                batch = replay.next()
                 assert torch.equal(batch.states, batch.targets)
 
 
@@ -382,14 +382,14 @@ def test_the_target_is_of_that_very_state_when_the_buffer_saves_memory():
         5, 2, replay_buffer_kwargs={"handle_timeout_termination": False}, optimize_memory_usage=True
     )
     source, first = ReplaySource(), 0
-    replay = TargetCache(buffer_store(agent, batch_size=64), 3)
+    replay = TargetCache(buffer_store(agent, batch_size=64), Echo())
     for size in (3, 4, 1, 2, 3, 1, 5, 6):  # the next observation is written over the state in the coming row
         fill(agent, first, size)
         first += size
         replay.collect(agent, source)
-        replay.begin(Echo(), 4)
+        replay.begin(4)
         for _ in range(4):
-            batch = replay.next(Echo())
+            batch = replay.next()
             assert torch.equal(batch.states, batch.targets)
 
 
@@ -433,15 +433,12 @@ def test_a_buffer_of_another_size_can_be_loaded(states, rows, loaded, tmp_path):
     agent.learn(4 * rows)
     agent.load_replay_buffer(tmp_path / "buffer")
     before, replay, checked = agent.distiller.deposits, agent.distiller.cache, []
-    draw = replay.next
 
-    def drawn(teacher):
-        batch = draw(teacher)
-        assert torch.equal(batch.targets, teacher.targets(batch.states))
+    def check(batch, loss, gradient):
+        assert torch.equal(batch.targets, replay.teacher.targets(batch.states))
         checked.append(batch)
-        return batch
 
-    replay.next = drawn
+    agent.distiller.on_penalty.append(check)
     agent.learn(8, reset_num_timesteps=False)
     assert agent.distiller.deposits > before
     assert checked

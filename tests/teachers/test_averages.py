@@ -184,20 +184,20 @@ def test_a_stored_target_is_that_of_the_policy_that_saw_the_state():
     agent = small_ppo()
     teacher = built(Stored(), agent)
     family = teacher.actor.family
-    replay = TargetCache(ReservoirStore(64, 8, np.random.SeedSequence(0), torch.device("cpu")), family.size)
+    replay = TargetCache(ReservoirStore(64, 8, np.random.SeedSequence(0), torch.device("cpu")), teacher)
     expected = []
     for update in range(4):
         states = np.random.default_rng(update).uniform(-1, 1, (8, 3)).astype(np.float32)
         new = replay.collect(agent, Handing(as_items(states)))
         agent.num_timesteps += 8
         teacher.refresh(agent)
-        replay.teach(teacher, new)  # as the distiller does for an eager teacher
+        replay.teach(new)  # as the distiller does for an eager teacher
         with torch.no_grad():
             now = torch.as_tensor(states)
             expected.append(family.normalized(teacher.actor.parameters(agent.policy, now)))
-        replay.begin(teacher, 20)
+        replay.begin(20)
         for _ in range(20):
-            replay.next(teacher)
+            replay.next()
         disturb(agent.policy, 0.3, seed=update)
         torch.testing.assert_close(replay.targets[: len(torch.cat(expected))], torch.cat(expected))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from agents import copied, differences, untouched_generators
 from helpers import disturb, small_agent, small_ppo, vec_env
+from penalties import loss_of
 
 import rlsd
 from rlsd.actors import actor_for
@@ -44,7 +45,7 @@ def every_other_held(agent):
     held = torch.zeros(len(slots))
     held[::2] = 0.7
     teacher.hold_weight = lambda observations: held
-    replay.teach(teacher, replay._stale(teacher, slots))
+    replay.teach(replay._stale(slots))
     return slots, before, held
 
 
@@ -90,10 +91,9 @@ def test_the_loss_is_the_divergence_weighted_by_how_firmly_each_state_is_held():
     distiller.teacher.hold_weight = lambda observations: torch.linspace(0.1, 1.0, len(observations))
     disturb(agent.policy, 0.5)
     batches = []
-    draw = distiller.cache.next
-    distiller.cache.next = lambda teacher: batches.append(draw(teacher)) or batches[-1]
+    distiller.on_penalty.append(lambda batch, loss, gradient: batches.append(batch))
     distiller.penalty.begin(agent, 0.3)
-    loss = distiller.penalty.loss()
+    loss = loss_of(distiller.penalty)
     (batch,) = batches
     student = distiller.actor.parameters(agent.policy, batch.states)
     expected = 0.3 * (batch.hold * distiller.actor.family.kl(batch.targets, student)).mean()
@@ -194,7 +194,7 @@ def test_states_met_now_are_drawn_to_the_teacher_too_and_held_ones_still_keep_th
     assert torch.equal(replay.targets[slots][::2], before[::2])
     assert not torch.equal(replay.targets[slots][1::2], before[1::2])
     assert not teacher.inactive
-    batch = replay.next(teacher)
+    batch = replay.next()
     assert batch is not None and (batch.hold > 0).all()
 
 
