@@ -31,12 +31,12 @@ from rlsd.metrics import Metrics
 from rlsd.observations import as_items
 from rlsd.penalty import Penalty, PenaltyObserver
 from rlsd.returns import Episodes
-from rlsd.sources import Source, Watched, context_bytes, source_for
+from rlsd.sources import StatesObserver, context_bytes, source_for
 from rlsd.states import States, StateStore
 from rlsd.strength import Coefficient, Strength
 from rlsd.targets import TargetCache
 from rlsd.teachers import TargetSpec, Teacher, TeacherConfig
-from rlsd.timing import AuxiliaryTraining, Timing
+from rlsd.timing import Timing
 
 #: Sets the distiller's random stream apart from every other that is made from the agent's seed ("rlsd" in ASCII).
 _STREAM = 0x726C7364
@@ -117,6 +117,10 @@ class Distiller:
         self._told = 0  # changes of the task that callbacks were told of
         #: What runs beside the agent's own updates, None when nothing does.
         self.auxiliary = config.timing.build(self, agent)
+        #: Who is shown all states that the agent meets.
+        self.observers: list[StatesObserver] = [self.teacher] if self.teacher.observes else []
+        if self.auxiliary is not None and self.auxiliary.observes:
+            self.observers.append(self.auxiliary)
 
     def _check_memory(self, agent: BaseAlgorithm) -> None:
         """Raise when the states with all that is kept beside them would take more memory than they may."""
@@ -204,22 +208,14 @@ class Distiller:
         return found
 
     def _collect(self, agent: BaseAlgorithm) -> np.ndarray:
-        watched = self._watched(agent)
-        if self.stores:
-            return self.cache.collect(agent, watched)
-        watched.shared(agent)  # shows what the agent met to those who watch
-        return np.arange(0)
-
-    def _watched(self, agent: BaseAlgorithm) -> Source:
-        watchers: list[Teacher | AuxiliaryTraining] = [self.teacher] if self.teacher.observes else []
-        if self.auxiliary is not None and self.auxiliary.observes:
-            watchers.append(self.auxiliary)
-
-        def show(states: dict[str, np.ndarray]) -> None:
-            for watcher in watchers:
-                watcher.observe_states(agent, states)
-
-        return Watched(self.source, show) if watchers else self.source
+        """Let everybody have the states that the agent met, and return the slots that hold a new one."""
+        slots = [self.cache.look(agent)] if self.stores else [np.arange(0)]
+        for new in self.source.new(agent):
+            for observer in self.observers:
+                observer.observe_states(agent, new.states)
+            if self.stores:
+                slots.append(self.cache.add(new))
+        return np.concatenate(slots)
 
     def present_figures(self) -> dict[str, float]:
         """Return the figures since the last line of the log, by their TensorBoard keys (see docs/metrics.md)."""

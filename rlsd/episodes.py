@@ -9,7 +9,7 @@ import numpy as np
 
 from rlsd.actors import algorithm_name
 from rlsd.observations import Beside, as_array, as_items, with_context
-from rlsd.sources import ReplaySource, RolloutSource, Source
+from rlsd.sources import NewStates, ReplaySource, RolloutSource, Source
 
 #: The key of the episode's number among those of a state. 0 is an episode whose beginning nobody saw.
 EPISODE = Beside("@episode")
@@ -39,23 +39,14 @@ class EpisodeSource(Source):
     def recorder(self, agent: Any) -> Any:  # noqa: D102
         return self._source.recorder(agent)
 
-    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
-        if isinstance(self._source, ReplaySource):
-            yield from self._from_buffer(agent, self._source)
-            return
-        numbers = self._numbers(as_array(agent.rollout_buffer.episode_starts).astype(bool))
-        for states in self._source.take(agent):
-            yield with_context(states, {EPISODE: numbers})
-
-    def _from_buffer(self, agent: Any, source: ReplaySource) -> Iterator[dict[str, np.ndarray]]:
-        following = source.state()["taken"]  # the row after the one that was handed over last
-        shared = source.shared(agent)
-        rows = shared.rows(agent)
-        for states in shared.take(agent):
-            n = len(next(iter(states.values()))) // agent.n_envs
-            numbers = self._numbers(self._starts(agent.replay_buffer, rows[:n], following))
-            following, rows = int(rows[n - 1]) + 1, rows[n:]
-            yield with_context(states, {EPISODE: numbers})
+    def new(self, agent: Any) -> Iterator[NewStates]:  # noqa: D102
+        following = self._source.state().get("taken")  # the row after the one that was handed over last
+        for states, rows in self._source.new(agent):
+            if rows is None:
+                starts = as_array(agent.rollout_buffer.episode_starts).astype(bool)
+            else:
+                starts, following = self._starts(agent.replay_buffer, rows, following), int(rows[-1]) + 1
+            yield NewStates(with_context(states, {EPISODE: self._numbers(starts)}), rows)
 
     def _starts(self, buffer: Any, rows: np.ndarray, following: int | None) -> np.ndarray:
         """Return which of some rows of a replay buffer begin an episode, ``(n, n_envs)``."""
@@ -90,9 +81,6 @@ class EpisodeSource(Source):
         self._next += int(starts.sum())
         self._current = numbers[-1].copy()
         return numbers.ravel()
-
-    def shared(self, agent: Any) -> Source:  # noqa: D102
-        raise TypeError("states whose episode is told are stored, not shared")
 
     def state(self) -> dict[str, Any]:  # noqa: D102
         return self._source.state() | {"next_episode": self._next, "episodes": self._current.tolist()}

@@ -6,8 +6,8 @@ import math
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -35,16 +35,30 @@ from rlsd.recording import RawObservations
 _OF_REPLAY = ("observations", "actions", "rewards", "buffer_size", "n_envs", "pos", "full")
 
 
+class NewStates(NamedTuple):
+    """Some states that an agent has met.
+
+    :param states: raw, ``(n, *shape)`` by key.
+    :param rows: of the agent's replay buffer, in which they lie, ``n_envs`` states each; None where they lie in none.
+    """
+
+    states: dict[str, np.ndarray]
+    rows: np.ndarray | None = None
+
+
+class StatesObserver(Protocol):
+    """Is shown all states that an agent meets."""
+
+    def observe_states(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> None:
+        """Record raw states that the agent has just met, ``(n, *shape)`` by key."""
+
+
 class Source(ABC):
-    """Hands over the states that an agent met since it was last asked, raw, ``(n, *shape)`` by key."""
+    """Hands over the states that an agent met since it was last asked."""
 
     @abstractmethod
-    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:
+    def new(self, agent: Any) -> Iterator[NewStates]:
         """Give the new states, some at a time."""
-
-    def shared(self, agent: Any) -> Source:
-        """Return a source that hands over the new states, once more to everyone who asks, and count them as taken."""
-        return _Handed(list(self.take(agent)))
 
     def recorder(self, agent: BaseAlgorithm) -> BaseCallback | None:
         """Return the callback that must watch the coming rollout, None when the agent's buffer holds all we need."""
@@ -56,39 +70,6 @@ class Source(ABC):
 
     def load(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most sources have nothing to remember
         """Load what :meth:`state` returned."""
-
-
-class _Handed(Source):
-    """States that were taken from another source, for several to look at."""
-
-    def __init__(self, chunks: list[dict[str, np.ndarray]]) -> None:
-        self._chunks = chunks
-
-    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:
-        yield from self._chunks
-
-
-class Watched(Source):
-    """A source that shows all it hands over to somebody else as well.
-
-    :param source: the source itself.
-    :param watcher: is shown the states, as :meth:`Source.take` gives them.
-    """
-
-    def __init__(self, source: Source, watcher: Callable[[dict[str, np.ndarray]], None]) -> None:
-        self._source, self._watcher = source, watcher
-
-    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
-        for states in self._source.take(agent):
-            self._watcher(states)
-            yield states
-
-    def shared(self, agent: Any) -> Source:
-        """Return what the source itself would, once its states were shown."""
-        shared = self._source.shared(agent)
-        for states in shared.take(agent):
-            self._watcher(states)
-        return shared
 
 
 def context_bytes(agent: Any, actor: Actor) -> int:
@@ -141,24 +122,20 @@ class RolloutSource(Source):
             self._recorder = RawObservations(agent.env)
         return self._recorder
 
-    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
-        observations = self._observations(agent)
-        if observations is not None:
-            yield with_context(observations, self._actor.context(agent))
-
-    def _observations(self, agent: Any) -> dict[str, np.ndarray] | None:
+    def new(self, agent: Any) -> Iterator[NewStates]:  # noqa: D102
+        raw: dict[str, Any] | None
         if normalizing_env(agent) is None:
-            items = as_items(agent.rollout_buffer.observations)
-            return _flattened({key: as_array(array) for key, array in items.items()}, agent)
-        raw = self._recorder.take() if self._recorder is not None else None
+            raw = as_items(agent.rollout_buffer.observations)
+        else:
+            raw = None if self._recorder is None else self._recorder.take()
         if raw is None:
             warnings.warn(
                 "this rollout's states were not recorded: with VecNormalize, raw observations are kept "
                 "from the first rollout that begins after distillation was switched on",
                 stacklevel=2,
             )
-            return None
-        return _flattened(raw, agent)
+            return
+        yield NewStates(with_context(_flattened(raw, agent), self._actor.context(agent)))
 
 
 class ReplaySource(Source):
@@ -167,6 +144,7 @@ class ReplaySource(Source):
     def __init__(self) -> None:
         self._taken: int | None = None  # the buffer's position up to which it was handed over
         self._mark = 0  # of the last row that was
+        self._row_bytes: int | None = None
 
     def rows(self, agent: Any) -> np.ndarray:
         """Return the buffer's rows, each of ``n_envs`` states, that are new, and count them as handed over."""
@@ -182,15 +160,13 @@ class ReplaySource(Source):
             return np.arange(first, buffer.pos)
         return np.concatenate([np.arange(first, buffer.buffer_size), np.arange(buffer.pos)])
 
-    def shared(self, agent: Any) -> ReplaySource:
-        """Return a source of the same new rows of the buffer: nothing is copied before somebody takes it."""
-        return _Rows(self.rows(agent))
-
-    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
+    def new(self, agent: Any) -> Iterator[NewStates]:  # noqa: D102
         items, rows = as_items(agent.replay_buffer.observations), self.rows(agent)
+        if self._row_bytes is None:
+            self._row_bytes = agent.replay_buffer.n_envs * observation_bytes(agent.observation_space)
         # A full replay buffer of images would not fit in memory twice.
-        for some in blocks(len(rows), agent.replay_buffer.n_envs * observation_bytes(agent.observation_space)):
-            yield _flattened({key: as_array(array[rows[some]]) for key, array in items.items()}, agent)
+        for some in blocks(len(rows), self._row_bytes):
+            yield NewStates(_flattened({key: array[rows[some]] for key, array in items.items()}, agent), rows[some])
 
     def state(self) -> dict[str, Any]:  # noqa: D102
         return {"taken": self._taken, "mark": self._mark}
@@ -198,17 +174,6 @@ class ReplaySource(Source):
     def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
         self._taken = None if state["taken"] is None else int(state["taken"])
         self._mark = int(state["mark"])
-
-
-class _Rows(ReplaySource):
-    """Some rows of a replay buffer, for several to look at."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        super().__init__()
-        self._rows = rows
-
-    def rows(self, agent: Any) -> np.ndarray:
-        return self._rows
 
 
 def _check_buffer(agent: Any, buffer: Any, setting: str, names: tuple[str, ...]) -> None:
@@ -265,14 +230,14 @@ class EvaluationSource(Source):
             items = {key: raw_of(env, key, value) for key, value in as_items(seen).items()}
         self._steps.append({key: np.array(value[number : number + 1]) for key, value in items.items()})
 
-    def take(self, agent: Any) -> Iterator[dict[str, np.ndarray]]:  # noqa: D102
+    def new(self, agent: Any) -> Iterator[NewStates]:  # noqa: D102
         steps, self._steps = self._steps, []
         for some in blocks(len(steps), observation_bytes(agent.observation_space)):
             chunk = steps[some]
-            yield _flattened({key: np.concatenate([step[key] for step in chunk]) for key in chunk[0]}, agent)
+            yield NewStates(_flattened({key: np.concatenate([step[key] for step in chunk]) for key in chunk[0]}, agent))
 
 
-def _flattened(items: Mapping[str, np.ndarray], agent: BaseAlgorithm) -> dict[str, np.ndarray]:
+def _flattened(items: Mapping[str, Any], agent: BaseAlgorithm) -> dict[str, np.ndarray]:
     """Join the leading axes, and give each state the shape that the agent's buffer gives it."""
     shapes = as_items(get_obs_shape(agent.observation_space))
-    return {key: array.reshape(-1, *shapes[key]) for key, array in items.items()}
+    return {key: as_array(array).reshape(-1, *shapes[key]) for key, array in items.items()}

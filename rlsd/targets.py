@@ -19,7 +19,7 @@ from rlsd.chunks import Pace
 from rlsd.distributions import Family
 from rlsd.gates import GateInput
 from rlsd.observations import Observations, zeros
-from rlsd.sources import Source
+from rlsd.sources import NewStates
 from rlsd.states import StateStore
 from rlsd.states.base import MOST_AHEAD
 from rlsd.teachers import Teacher
@@ -90,13 +90,19 @@ class TargetCache:
             self._targets = zeros(shape, torch.float32, self.store.device)
         return self._targets
 
-    def collect(self, agent: BaseAlgorithm, source: Source) -> np.ndarray:
-        """Take up the states that the agent met since the last time, and return the slots that hold a new one."""
-        new = self.store.collect(agent, source)
+    def look(self, agent: BaseAlgorithm) -> np.ndarray:
+        """Let the store look at the agent's buffers, and return the slots that hold another state now."""
+        changed = self.store.look(agent)
         if len(self.versions) != self.store.capacity:
             self._allocate()  # a replay buffer of another size was loaded: all targets are asked for anew
-        self.versions[new] = 0
-        return new
+        self.versions[changed] = 0
+        return changed
+
+    def add(self, new: NewStates) -> np.ndarray:
+        """Offer new states to the store, and return the slots that hold one."""
+        slots = self.store.add(new.states, new.rows)
+        self.versions[slots] = 0
+        return slots
 
     def refresh(self, agent: BaseAlgorithm, new: np.ndarray) -> bool:
         """Bring the teacher up to date before an update, and tell whether it changed.

@@ -31,7 +31,8 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import rlsd
-from rlsd.sources import Source
+from rlsd.sources import NewStates, Source
+from rlsd.targets import TargetCache
 
 OBSERVATION_SPACES: dict[str, spaces.Space] = {
     "vector": VECTOR,
@@ -196,8 +197,16 @@ class Handing(Source):
     def __init__(self, states: dict[str, np.ndarray]) -> None:
         self.states = states
 
-    def take(self, agent: Any):
-        yield self.states
+    def new(self, agent: Any):
+        yield NewStates(self.states)
+
+
+def collect(keeper: Any, agent: Any, source: Source) -> np.ndarray:
+    """Let a store or a target cache have an agent's new states; return the slots that hold one."""
+    slots = [keeper.look(agent)]
+    for new in source.new(agent):
+        slots.append(keeper.add(new) if isinstance(keeper, TargetCache) else keeper.add(*new))
+    return np.concatenate(slots)
 
 
 def agent_with_buffer(rows: int, n_envs: int, name: str = "DQN", **kwargs: Any):

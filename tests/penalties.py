@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from helpers import Handing, disturb, observe
+from helpers import Handing, collect, disturb, observe
 
 from rlsd import KL, Constant, EveryStep, Reservoir, Snapshot
 from rlsd.actors import actor_for
@@ -29,7 +29,7 @@ def build(
     store = Reservoir(capacity=max(32, batch_size), batch_size=batch_size).build(np.random.SeedSequence(0), agent)
     cache = TargetCache(store, teacher)
     states = {key: t.numpy() for key, t in as_items(observe(agent.observation_space, 32)).items()}
-    cache.collect(agent, Handing(states))
+    collect(cache, agent, Handing(states))
     actor.family.calibrate(cache.sample_targets())
     disturb(agent.policy, 0.3)
     metrics = Metrics(torch.device("cpu"))

@@ -34,7 +34,7 @@ class Witness(BaseCallback):
 
 
 def taken(source: EpisodeSource, agent: Any) -> tuple[np.ndarray, np.ndarray]:
-    chunks = list(source.take(agent))
+    chunks = [states for states, _ in source.new(agent)]
     states = [next(iter(as_items({k: v for k, v in c.items() if k != EPISODE}).values())) for c in chunks]
     return np.concatenate(states), np.concatenate([c[EPISODE] for c in chunks])
 

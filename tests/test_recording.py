@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,6 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecFrameStack
 
 import rlsd
 from rlsd.observations import Normalization, as_items, from_items
-from rlsd.sources import Watched
 
 HOLDING = {"teacher": {"every": 16}, "states": {"capacity": 64, "batch_size": 4}, "strength": 0.5}
 STACKS = {
@@ -32,14 +33,14 @@ def test_stacked_frames_shown_through_the_statistics_are_what_the_policy_saw(kin
     rlsd.distill(agent, HOLDING)
     compared = []
 
-    def look(states):
+    def look(agent, states):
         seen = as_items(agent.rollout_buffer.observations)
         items = {key: torch.from_numpy(array) for key, array in states.items()}
         for key, shown in as_items(Normalization.of(agent)(from_items(items))).items():
             expected = torch.from_numpy(seen[key].reshape(shown.shape))
             compared.append((shown.to(expected.dtype), expected))
 
-    agent.distiller._watched = lambda agent: Watched(agent.distiller.source, look)
+    agent.distiller.observers.append(SimpleNamespace(observe_states=look))
     agent.learn(48)
     assert len(compared) >= 3
     for shown, expected in compared:

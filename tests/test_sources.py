@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from helpers import (
     ALGORITHMS,
     OBSERVATION_SPACES,
     SMALL_CNN,
-    Handing,
     agent_with_buffer,
     fill,
     normalized_env,
@@ -38,7 +38,7 @@ from rlsd import observations
 from rlsd.actors import actor_for
 from rlsd.observations import Beside, Normalization, as_array, as_items, from_items
 from rlsd.recording import RawObservations
-from rlsd.sources import EvaluationSource, ReplaySource, RolloutSource, Source, Watched, source_for
+from rlsd.sources import EvaluationSource, ReplaySource, RolloutSource, Source, source_for
 
 
 class Watching(BaseCallback):
@@ -56,7 +56,9 @@ class Watching(BaseCallback):
     def _on_rollout_end(self) -> None:
         self.seen.append({k: joined(a).copy() for k, a in as_items(self.model.rollout_buffer.observations).items()})
         if self.source is not None:
-            self.taken += [{key: array.copy() for key, array in some.items()} for some in self.source.take(self.model)]
+            self.taken += [
+                {key: array.copy() for key, array in some.items()} for some, _ in self.source.new(self.model)
+            ]
 
 
 def joined(array: np.ndarray) -> np.ndarray:
@@ -191,7 +193,7 @@ class BreakOff(BaseCallback):
 
 
 def taken(source: ReplaySource, agent) -> list[tuple[int, int]]:
-    return [numbers for some in source.take(agent) for numbers in numbers_in(some[Beside("@observation")])]
+    return [numbers for some, _ in source.new(agent) for numbers in numbers_in(some[Beside("@observation")])]
 
 
 @given(sizes=st.lists(st.integers(0, 20), max_size=8), rows=st.integers(1, 7), n_envs=st.integers(1, 3))
@@ -232,7 +234,7 @@ def test_a_large_buffer_is_handed_over_some_at_a_time(monkeypatch):
     agent = agent_with_buffer(30, 2)
     monkeypatch.setattr(observations, "_BLOCK", 5 * 2 * agent.replay_buffer.observations[0, 0].nbytes)
     old = fill(agent, 0, 23)
-    chunks = [numbers_in(some[Beside("@observation")]) for some in ReplaySource().take(agent)]
+    chunks = [numbers_in(some[Beside("@observation")]) for some, _ in ReplaySource().new(agent)]
     assert [len(chunk) for chunk in chunks] == [10, 10, 10, 10, 6], "five rows of two environments each"
     assert sorted(number for chunk in chunks for number in chunk) == sorted(old)
 
@@ -270,7 +272,7 @@ def test_a_buffers_observations_are_those_that_were_acted_on(name, kind):
     env = vec_env(space, ALGORITHMS[name][2], n=2)
     agent = small_agent(name, env, policy=policy, policy_kwargs=kwargs, buffer_size=40, learning_starts=100)
     agent.learn(32)
-    (found,) = ReplaySource().take(agent)
+    ((found, _),) = ReplaySource().new(agent)
     for key, wanted in acted_on(env, steps=16).items():
         assert np.array_equal(found[key], wanted.reshape(found[key].shape)), key
         assert len(found[key]) == 32
@@ -281,7 +283,7 @@ def test_with_vecnormalize_a_replay_buffer_holds_raw_observations_already():
     agent = small_agent("SAC", env, learning_starts=100)
     agent.learn(32)
     assert ReplaySource().recorder(agent) is None
-    (found,) = ReplaySource().take(agent)
+    ((found, _),) = ReplaySource().new(agent)
     assert same(found, acted_on(env, steps=16))
 
 
@@ -311,10 +313,10 @@ def test_what_was_noted_is_handed_over_once_some_at_a_time_and_in_order(monkeypa
     for number in range(8):
         array[:] = [[number, 0, 0], [number, 1, 0]]
         source.note(agent, array, number % 2)  # the same array each time
-    chunks = [numbers_in(some[Beside("@observation")]) for some in source.take(agent)]
+    chunks = [numbers_in(some[Beside("@observation")]) for some, _ in source.new(agent)]
     assert [len(chunk) for chunk in chunks] == [3, 3, 2]
     assert [one for chunk in chunks for one in chunk] == [(number, number % 2) for number in range(8)]
-    assert list(source.take(agent)) == []
+    assert list(source.new(agent)) == []
 
 
 # Which
@@ -331,29 +333,25 @@ def test_without_a_recording_normalised_states_are_left_out_with_a_warning():
     agent = small_ppo(normalized_env())
     source = RolloutSource(actor_for(agent))
     with pytest.warns(UserWarning, match="this rollout's states were not recorded"):
-        assert list(source.take(agent)) == []
+        assert list(source.new(agent)) == []
 
 
-# Shown to several
+# Pushed to several
 
 
-def test_a_watched_replay_buffer_shows_its_new_rows_once_and_shares_them_as_often_as_asked():
-    agent, seen = agent_with_buffer(8, 2), []
-    source = Watched(ReplaySource(), lambda states: seen.extend(numbers_in(states[Beside("@observation")].tolist())))
+@pytest.mark.parametrize("states", ["reservoir", "replay_buffer"])
+def test_whoever_observes_is_shown_each_new_state_once_and_the_store_has_it_too(states):
+    agent, seen = rlsd.distill(agent_with_buffer(40, 2), {"states": states}), []
+    watching = SimpleNamespace(
+        observe_states=lambda _, some: seen.extend(numbers_in(some[Beside("@observation")].tolist()))
+    )
+    agent.distiller.observers += [watching]
     for first in (0, 3):
         expected = fill(agent, first, 3)
         seen.clear()
-        shared = source.shared(agent)
+        slots = agent.distiller._collect(agent)
         assert seen == expected
-        for _ in range(2):
-            taken = [states[Beside("@observation")] for states in shared.take(agent)]
-            assert numbers_in(np.concatenate(taken).tolist()) == expected
-        assert seen == expected, "it was shown once"
-
-
-def test_states_that_are_taken_but_once_can_be_shared():
-    shared = Handing({Beside("@observation"): np.ones((2, 1))}).shared(None)
-    assert [len(states[Beside("@observation")]) for _ in range(2) for states in shared.take(None)] == [2, 2]
+        assert numbers_in(agent.distiller.states.pick(slots).tolist()) == expected
 
 
 # Buffers of somebody's own

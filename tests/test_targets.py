@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import Handing, small_ppo
+from helpers import Handing, collect, small_ppo
 
 from rlsd import Snapshot
 from rlsd.actors import actor_for
@@ -50,7 +50,7 @@ def make_cache(
     store = ReservoirStore(capacity, batch_size, np.random.SeedSequence(0), torch.device("cpu"))
     cache = TargetCache(store, teacher or Counting())
     if states:
-        cache.collect(None, Handing(numbered(0, states)))
+        collect(cache, None, Handing(numbered(0, states)))
     return cache
 
 
@@ -91,7 +91,7 @@ def test_a_state_in_an_overwritten_slot_is_asked_about_anew():
     teacher = cache.teacher
     update(cache, 30)
     for start in range(16, 400, 16):
-        cache.collect(None, Handing(numbered(start, start + 16)))
+        collect(cache, None, Handing(numbered(start, start + 16)))
         update(cache, 30)  # checks each target
     assert set(teacher.asked.values()) == {1}, "a state that stayed was asked about again"
     assert max(state for state, _ in teacher.asked) > 16, "no slot was overwritten"
@@ -235,7 +235,7 @@ def test_a_real_teachers_targets_are_what_it_would_do():
     teacher.take(agent)
     store = ReservoirStore(16, 4, np.random.SeedSequence(0), torch.device("cpu"))
     cache = TargetCache(store, teacher)
-    cache.collect(None, Handing(as_items(np.random.default_rng(0).normal(size=(16, 3)))))
+    collect(cache, None, Handing(as_items(np.random.default_rng(0).normal(size=(16, 3)))))
     cache.begin(3)
     for _ in range(3):
         batch = cache.next()

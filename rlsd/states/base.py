@@ -16,7 +16,6 @@ from torch import Tensor
 from rlsd.config import Answer, switch
 from rlsd.memory import check_states
 from rlsd.observations import Observations, blocks, finite_rows, from_items, from_names, storage_dtype, to_names, zeros
-from rlsd.sources import Source
 
 #: Minibatches drawn ahead at a time: enough to fill a large forward.
 MOST_AHEAD = 64
@@ -51,15 +50,18 @@ class StateStore:
         """Decide where ``n`` new states go: which of them are kept, and in which slots, each slot at most once."""
         raise NotImplementedError
 
-    def collect(self, agent: BaseAlgorithm, source: Source) -> np.ndarray:
-        """Take up the states that the agent met since the last time, and return the slots that hold a new one."""
-        added = [self.add(states) for states in source.take(agent)]
-        return np.concatenate(added) if added else np.arange(0)
+    def look(self, agent: BaseAlgorithm) -> np.ndarray:
+        """Look at the agent's buffers before new states are added, and return the slots that hold another state now.
 
-    def add(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
+        For stores that read states where they lie; most do not.
+        """
+        return np.arange(0)
+
+    def add(self, observations: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:
         """Offer raw states to the store and return the slots that hold a new one.
 
         :param observations: ``(n, *shape)`` by key. A state with a NaN or an infinity in it never enters.
+        :param rows: of the agent's replay buffer, in which they lie, for stores that read them there.
         """
         finite = finite_rows(observations)
         if finite is not None:

@@ -30,7 +30,7 @@ class EpisodeStore(ReservoirStore):
         self._task = 0
         self._offered = [0]  # states of each task
 
-    def add(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:  # noqa: D102
+    def add(self, observations: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:  # noqa: D102
         slots = super().add(observations)
         if len(slots):
             self.episodes[slots] = self._arrays[EPISODE][torch.from_numpy(slots).to(self.device)].cpu().numpy()

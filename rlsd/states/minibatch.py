@@ -15,7 +15,6 @@ from torch import Tensor
 
 from rlsd.actors import algorithm_name
 from rlsd.observations import Normalization, Observations, as_items, finite_rows, from_items
-from rlsd.sources import Source
 from rlsd.states.base import States, StateStore
 from rlsd.states.replay_buffer import ReplayBufferStore
 
@@ -63,21 +62,25 @@ class RolloutMinibatchStore(StateStore):
         self._updating = False
         self._prepared = False  # whether the rollout's targets were asked for
 
-    def collect(self, agent: Any, source: Source) -> np.ndarray:  # noqa: D102
+    def look(self, agent: Any) -> np.ndarray:
+        """Make room for a rollout."""
         buffer = agent.rollout_buffer
         if (buffer.buffer_size, buffer.n_envs) != (self.n_steps, self.n_envs):
             self.n_steps, self.n_envs, self._arrays = buffer.buffer_size, buffer.n_envs, {}
             self.capacity = buffer.buffer_size * buffer.n_envs
         self.count, self._held, self._current, self._prepared = 0, np.arange(0), None, False
-        for states in source.take(agent):  # a rollout comes in one piece
-            if not self._arrays:
-                self._allocate(states)
-            finite = finite_rows(states)
-            n = len(next(iter(states.values())))
-            self._held = np.arange(n) if finite is None else np.flatnonzero(finite)
-            self.rejected += n - len(self._held)
-            self.count = len(self._held)
-            self._write(states, self._held, self._held)
+        return self._held
+
+    def add(self, observations: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:
+        """Take a whole rollout, which comes in one piece."""
+        if not self._arrays:
+            self._allocate(observations)
+        finite = finite_rows(observations)
+        n = len(next(iter(observations.values())))
+        self._held = np.arange(n) if finite is None else np.flatnonzero(finite)
+        self.rejected += n - len(self._held)
+        self.count = len(self._held)
+        self._write(observations, self._held, self._held)
         return self._held
 
     @contextmanager
@@ -142,13 +145,17 @@ class ReplayMinibatchStore(ReplayBufferStore):
         self._updating = False
         self._rows = np.arange(0)  # of the buffer, that stand for the slots where nothing was sampled
 
-    def collect(self, agent: Any, source: Source) -> np.ndarray:  # noqa: D102
-        source.shared(agent)  # they count as taken
+    def look(self, agent: Any) -> np.ndarray:
+        """Let some of the buffer's states stand for the coming minibatches."""
         self._current = None
-        filled = self._look(agent)
+        filled = self._view(agent)
         self.count = min(filled, self.capacity)
         self._rows = np.linspace(0, filled - 1, self.count).astype(np.int64)
         return np.arange(self.count)
+
+    def add(self, observations: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:
+        """Keep none: each update samples its own."""
+        return np.arange(0)
 
     @contextmanager
     def watching(self, agent: Any) -> Iterator[None]:  # noqa: D102

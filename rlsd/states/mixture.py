@@ -15,7 +15,6 @@ from torch import Tensor
 from rlsd.config import answers, checked_number, integer
 from rlsd.observations import Observations, as_items, from_items
 from rlsd.plain import shown
-from rlsd.sources import Source
 from rlsd.states.base import States, StateStore, check_batch
 from rlsd.states.recent import Recent
 from rlsd.states.reservoir import Reservoir
@@ -37,13 +36,19 @@ class MixtureStore(StateStore):
         self._starts = np.cumsum([0, *(part.capacity for part in self.parts)])
         self.capacity = int(self._starts[-1])
 
-    def collect(self, agent: BaseAlgorithm, source: Source) -> np.ndarray:  # noqa: D102
-        shared = source.shared(agent)
-        new = [part.collect(agent, shared) for part in self.parts]
+    def look(self, agent: BaseAlgorithm) -> np.ndarray:  # noqa: D102
+        changed = [part.look(agent) for part in self.parts]
         self._line_up()
+        return self._counted(changed)
+
+    def add(self, observations: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:  # noqa: D102
+        return self._counted([part.add(observations, rows) for part in self.parts])
+
+    def _counted(self, slots: list[np.ndarray]) -> np.ndarray:
+        """Count the states of all parts, and return slots of each as slots of this."""
         self.count = sum(part.count for part in self.parts)
         self.rejected = max(part.rejected for part in self.parts)
-        return np.concatenate([slots + start for slots, start in zip(new, self._starts, strict=False)])
+        return np.concatenate([own + start for own, start in zip(slots, self._starts, strict=False)])
 
     def slots(self) -> np.ndarray:  # noqa: D102
         held = [part.slots() + start for part, start in zip(self.parts, self._starts, strict=False)]

@@ -15,7 +15,6 @@ from torch import Tensor
 from rlsd.actors import algorithm_name
 from rlsd.config import integer
 from rlsd.observations import Observations, as_array, as_items, from_items, storage_dtype
-from rlsd.sources import ReplaySource, Source
 from rlsd.states.base import States, StateStore, check_batch
 
 
@@ -30,19 +29,26 @@ class ReplayBufferStore(StateStore):
     def __init__(self, capacity: int, batch_size: int, seed: np.random.SeedSequence, device: torch.device) -> None:
         super().__init__(capacity, batch_size, seed, device)
         self._views: dict[str, Any] = {}
+        self._n_envs = 1
+        self._overwritten = np.arange(0)  # the row in which the observation after the latest lies, over an old state
 
-    def collect(self, agent: Any, source: Source) -> np.ndarray:  # noqa: D102
-        new = source.shared(agent)
-        assert isinstance(new, ReplaySource)
+    def look(self, agent: Any) -> np.ndarray:
+        """Read the buffer that the agent has now."""
         buffer = agent.replay_buffer
-        self.count, self.capacity = self._look(agent), buffer.buffer_size * buffer.n_envs
-        rows = new.rows(agent)
+        self.count, self.capacity = self._view(agent), buffer.buffer_size * buffer.n_envs
+        self._n_envs = buffer.n_envs
+        self._overwritten = np.arange(0)
         if getattr(buffer, "optimize_memory_usage", False):
-            rows = np.append(rows, buffer.pos)  # where the observation after the latest is kept, over an old state
-        slots: np.ndarray = rows[:, None] * buffer.n_envs + np.arange(buffer.n_envs)
+            self._overwritten = np.array([buffer.pos])
+        return np.arange(0)
+
+    def add(self, observations: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the slots of rows of the buffer: no second copy is kept."""
+        assert rows is not None, "these states lie in no replay buffer"
+        slots: np.ndarray = np.append(rows, self._overwritten)[:, None] * self._n_envs + np.arange(self._n_envs)
         return slots.ravel()
 
-    def _look(self, agent: Any) -> int:
+    def _view(self, agent: Any) -> int:
         """Take views of the buffer, anew each time since another may have been loaded; return how many it holds."""
         buffer = agent.replay_buffer
         states, shapes = buffer.buffer_size * buffer.n_envs, as_items(get_obs_shape(agent.observation_space))

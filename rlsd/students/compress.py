@@ -216,7 +216,8 @@ def _states(agent: Any, actor: Actor, states: Any, seed: int) -> tuple[StateStor
         buffer = getattr(agent, "replay_buffer", None)
         if buffer is None or buffer.size() * buffer.n_envs < _ENOUGH:
             return store, _GATHERED
-        store.collect(agent, ReplaySource())
+        for states, _ in ReplaySource().new(agent):
+            store.add(states)
         return store, 0
     if isinstance(states, numbers.Real):
         return store, checked_integer("states", states, low=1)

@@ -356,7 +356,7 @@ def test_masked_parameters_are_those_of_the_policys_own_masked_distribution(acti
 def test_masks_are_stored_with_the_observations_they_belong_to(actions):
     def look(agent):
         actor = actor_for(agent)
-        (states,) = RolloutSource(actor).take(agent)
+        ((states, _),) = RolloutSource(actor).new(agent)
         assert states[Beside("@mask")].shape == (16, actor.parameters(agent.policy, rows(states)).shape[1])
         for observation, mask in zip(states[Beside("@observation")], states[Beside("@mask")], strict=True):
             assert mask.astype(bool).tolist() == mask_of(observation, actions).tolist()
@@ -416,7 +416,7 @@ RECURRENT_ACTIONS = {"Discrete": (spaces.Discrete(3), {}), "Box": (BOX, {}), "gS
 def test_recurrent_parameters_are_those_of_the_policys_own_distribution_with_the_stored_memory(actions, kwargs):
     def look(agent):
         actor = actor_for(agent)
-        (states,) = RolloutSource(actor).take(agent)
+        ((states, _),) = RolloutSource(actor).new(agent)
         states = rows(states)
         found = actor.family.normalized(actor.parameters(agent.policy, states))
         told = actor.family.normalized(told_by_recurrent(agent.policy, states))
@@ -430,7 +430,7 @@ def test_recurrent_parameters_are_those_of_the_policys_own_distribution_with_the
 
 def test_a_state_is_stored_with_the_memory_it_was_acted_on_with():
     def look(agent):
-        (states,) = RolloutSource(actor_for(agent)).take(agent)
+        ((states, _),) = RolloutSource(actor_for(agent)).new(agent)
         states = {key: t.reshape(8, 2, *t.shape[1:]) for key, t in rows(states).items()}  # (steps, envs, ...)
         for env in range(2):
             for step in range(7):
@@ -483,7 +483,7 @@ def test_a_recurrent_policy_with_a_method_of_its_own_is_asked_through_that():
 def test_the_actions_of_a_rollout_are_as_likely_as_the_parameters_say(name):
     def look(agent):
         actor, buffer = actor_for(agent), agent.rollout_buffer
-        (states,) = RolloutSource(actor).take(agent)
+        ((states, _),) = RolloutSource(actor).new(agent)
         states = rows(states)
         found = actor.parameters(agent.policy, states if len(states) > 1 else from_items(states))
         actions = torch.from_numpy(buffer.actions.reshape(len(found), -1))

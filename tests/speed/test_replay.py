@@ -11,7 +11,7 @@ import pytest
 import torch
 from agents import IMAGE_CHW, VECTOR, differences, generators
 from gymnasium import spaces
-from helpers import agent_with_buffer, fill
+from helpers import agent_with_buffer, collect, fill
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -126,7 +126,7 @@ def test_distillation_reads_a_buffer_on_the_device(states: Any) -> None:
         store, source = states.build(np.random.SeedSequence(0), agent), ReplaySource()
         for first in (0, 4, 8):
             fill(agent, first, 4)
-            slots = store.collect(agent, source)
+            slots = collect(store, agent, source)
             picked = store.draw(1)[0]
             drawn.append((slots, store.gather(picked, torch.from_numpy(picked))))
     assert not differences(drawn[:3], drawn[3:])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from agents import IMAGE_CHW
 from gymnasium import spaces
-from helpers import ALGORITHMS, VECTOR, Handing, normalized_env, small_agent, vec_env
+from helpers import ALGORITHMS, VECTOR, Handing, collect, normalized_env, small_agent, vec_env
 
 import rlsd
 from rlsd.observations import Beside, Normalization, as_items, split_context
@@ -128,7 +128,7 @@ def test_states_that_are_not_finite_are_left_out():
     store = RolloutMinibatchStore(3, 2, 2, np.random.SeedSequence(0), torch.device("cpu"))
     states = np.arange(6, dtype=np.float32)[:, None].copy()
     states[3] = np.nan  # step 1 of environment 1
-    assert store.collect(rollouts_of(3, 2), Handing(as_items(states))).tolist() == [0, 1, 2, 4, 5]
+    assert collect(store, rollouts_of(3, 2), Handing(as_items(states))).tolist() == [0, 1, 2, 4, 5]
     assert (store.count, store.rejected) == (5, 1)
     store._sampled(([0, 1, 3, 4],), None)  # env 0: steps 0, 1; env 1: steps 0, 1
     assert store.draw(1).tolist() == [[0, 2, 1]]
@@ -163,9 +163,9 @@ def test_saved_slots_that_a_smaller_rollout_has_not_are_left_out_and_the_rest_is
 
     saved, loaded, same = make(3), make(1), make(3)
     agent = rollouts_of(4, 3)
-    saved.collect(agent, Handing(as_items(np.full((12, 1), np.nan, dtype=np.float32))))
+    collect(saved, agent, Handing(as_items(np.full((12, 1), np.nan, dtype=np.float32))))
     assert (saved.rejected, saved.count) == (12, 0)
-    saved.collect(agent, Handing(as_items(np.zeros((12, 1), dtype=np.float32))))
+    collect(saved, agent, Handing(as_items(np.zeros((12, 1), dtype=np.float32))))
     assert loaded.load(saved.tensors(), saved.state())
     assert not same.load(saved.tensors(), saved.state())
     assert (loaded.count, len(loaded.slots()), loaded.rejected) == (0, 0, 12)

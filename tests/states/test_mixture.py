@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import Handing, agent_with_buffer, fill, small_ppo
+from helpers import Handing, agent_with_buffer, collect, fill, small_ppo
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def gathered(store, slots):
 def test_each_part_takes_up_every_state_and_gives_its_share():
     store = make_store(shares=(1, 3))
     assert [part.batch_size for part in store.parts] == [2, 6]
-    new = store.collect(None, Handing(numbered(0, 12)))
+    new = collect(store, None, Handing(numbered(0, 12)))
     assert store.count == 8 + 12
     assert sorted(new) == sorted(store.slots())
     drawn = store.draw(50)
@@ -65,7 +65,7 @@ def test_shares_add_up_and_are_kept_as_nearly_as_states_can_be_counted(shares, b
 def test_slots_give_the_states_of_the_parts_in_the_order_asked_for(sizes, seed):
     store, start = make_store(), 0
     for size in sizes:
-        store.collect(None, Handing(numbered(start, start + size)))
+        collect(store, None, Handing(numbered(start, start + size)))
         start += size
     slots = np.random.default_rng(seed).choice(store.slots(), 20)
     found = gathered(store, slots).flatten().tolist()
@@ -85,10 +85,10 @@ def test_the_agents_own_buffer_can_be_a_part():
     agent, source = agent_with_buffer(8, 2), ReplaySource()
     store = make_store(parts=(RECENT, ReplayBuffer()), agent=agent)
     fill(agent, 0, 3)
-    assert len(store.collect(agent, source)) == 12
-    assert len(store.collect(agent, source)) == 0
+    assert len(collect(store, agent, source)) == 12
+    assert len(collect(store, agent, source)) == 0
     fill(agent, 3, 2)
-    assert len(store.collect(agent, source)) == 8
+    assert len(collect(store, agent, source)) == 8
     assert not store.offers
     assert len(gathered(store, store.draw(1)[0])) == 8
 
@@ -108,7 +108,7 @@ def test_targets_stay_with_their_states_through_saving():
         return TargetCache(make_store(seed=1), Echo())
 
     replay, source = make(), Handing(numbered(0, 10))
-    replay.collect(None, source)
+    collect(replay, None, source)
     replay.begin(3)
     batch = replay.next()
     assert torch.equal(batch.states, batch.targets)
@@ -119,7 +119,7 @@ def test_targets_stay_with_their_states_through_saving():
     assert (loaded.versions == replay.versions).all()
     source.states = numbered(10, 13)
     for each in (replay, loaded):
-        each.collect(None, source)
+        collect(each, None, source)
         each.begin(3)
     for _ in range(3):
         one, two = replay.next(), loaded.next()

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import torch
 from agents import untouched_generators
-from helpers import OBSERVATION_SPACES, SMALL_CNN, agent_with_buffer, fill, numbers_in, small_agent, small_ppo, vec_env
+from helpers import (
+    OBSERVATION_SPACES,
+    SMALL_CNN,
+    agent_with_buffer,
+    collect,
+    fill,
+    numbers_in,
+    small_agent,
+    small_ppo,
+    vec_env,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -295,8 +305,8 @@ def test_a_capacity_smaller_than_the_batch_is_refused():
 def test_a_reservoir_takes_up_all_that_a_source_hands_over_and_tells_the_slots():
     agent, source, store = agent_with_buffer(8, 2), ReplaySource(), make_store(16)
     first = fill(agent, 0, 3)
-    assert store.collect(agent, source).tolist() == list(range(6))
-    assert store.collect(agent, source).tolist() == []
+    assert collect(store, agent, source).tolist() == list(range(6))
+    assert collect(store, agent, source).tolist() == []
     assert numbers_in(states_of(store, 6).tolist()) == first
 
 
@@ -315,7 +325,7 @@ def test_each_slot_of_the_agents_buffer_is_the_state_that_lies_there(sizes, rows
     for size in sizes:
         fill(agent, first, size)
         first += size
-        named = store.collect(agent, source).tolist()
+        named = collect(store, agent, source).tolist()
         assert store.count == min(first, rows) * n_envs
         slots = np.arange(store.count)
         found = dict(enumerate(numbers_in(store.gather(slots, torch.from_numpy(slots)).tolist())))
@@ -332,7 +342,7 @@ def test_no_second_copy_of_the_agents_buffer_is_kept():
     agent = agent_with_buffer(16, 2)
     store = buffer_store(agent)
     fill(agent, 0, 10)
-    store.collect(agent, ReplaySource())
+    collect(store, agent, ReplaySource())
     assert store.nbytes == 0
     assert store.tensors() == {}
     assert all(np.shares_memory(view, agent.replay_buffer.observations) for view in store._views.values())
@@ -342,7 +352,7 @@ def test_what_is_drawn_from_the_agents_buffer_is_a_copy_that_stays():
     agent = agent_with_buffer(4, 1)
     store = buffer_store(agent)
     fill(agent, 0, 4)
-    store.collect(agent, ReplaySource())
+    collect(store, agent, ReplaySource())
     drawn = states_of(store, 4)
     fill(agent, 100, 4)
     assert numbers_in(drawn.tolist()) == [(0, 0), (1, 0), (2, 0), (3, 0)]
@@ -369,7 +379,7 @@ def test_the_target_of_a_state_in_the_agents_buffer_is_of_that_very_state(sizes,
     for size in sizes:
         fill(agent, first, size)
         first += size
-        replay.collect(agent, source)
+        collect(replay, agent, source)
         if replay.store.count:
             replay.begin(2)
             for _ in range(2):
@@ -386,7 +396,7 @@ def test_the_target_is_of_that_very_state_when_the_buffer_saves_memory():
     for size in (3, 4, 1, 2, 3, 1, 5, 6):  # the next observation is written over the state in the coming row
         fill(agent, first, size)
         first += size
-        replay.collect(agent, source)
+        collect(replay, agent, source)
         replay.begin(4)
         for _ in range(4):
             batch = replay.next()
@@ -401,7 +411,7 @@ def test_states_of_the_agents_buffer_are_what_the_buffer_gives_the_policy(kind):
     agent = small_agent("DQN", env, policy=policy, policy_kwargs=kwargs, buffer_size=40, learning_starts=100)
     agent.learn(20)
     store = buffer_store(agent)
-    store.collect(agent, ReplaySource())
+    collect(store, agent, ReplaySource())
     found, buffer = as_items(states_of(store, store.count)), agent.replay_buffer
     for key, array in as_items(buffer.observations).items():
         wanted = array[: buffer.pos].reshape(found[key].shape)
@@ -414,12 +424,12 @@ def test_the_states_of_a_buffer_that_was_loaded_are_read_from_that_one(tmp_path)
     agent, source = agent_with_buffer(8, 2), ReplaySource()
     store = buffer_store(agent)
     fill(agent, 0, 5)
-    store.collect(agent, source)
+    collect(store, agent, source)
     other = agent_with_buffer(8, 2)
     expected = fill(other, 50, 6)
     other.save_replay_buffer(tmp_path / "buffer")
     agent.load_replay_buffer(tmp_path / "buffer")
-    assert len(store.collect(agent, source)) == 12, "each is new"
+    assert len(collect(store, agent, source)) == 12, "each is new"
     assert numbers_in(states_of(store, 12).tolist()) == expected
 
 
@@ -450,13 +460,13 @@ def test_the_buffers_states_are_not_saved_twice_and_are_there_again_after_loadin
     agent, source = agent_with_buffer(8, 2), ReplaySource()
     store = buffer_store(agent)
     fill(agent, 0, 5)
-    store.collect(agent, source)
+    collect(store, agent, source)
     assert pickle.loads(pickle.dumps(store))._views == {}
     loaded, loaded_source = buffer_store(agent), ReplaySource()
     loaded.load(store.tensors(), json.loads(json.dumps(store.state())))
     loaded_source.load(source.state())
     assert loaded.count == store.count
-    assert loaded.collect(agent, loaded_source).tolist() == [], "nothing is new, and targets stay"
+    assert collect(loaded, agent, loaded_source).tolist() == [], "nothing is new, and targets stay"
     assert torch.equal(states_of(loaded, 10), states_of(store, 10))
     assert loaded.draw(3).tolist() == store.draw(3).tolist()
 

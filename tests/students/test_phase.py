@@ -101,7 +101,7 @@ def test_a_phase_changes_the_policy_and_no_global_generator(name: str, kind: str
     agent = phasic(name, kind, every=2).learn(ROLLOUT)
     lesson = agent.distiller.auxiliary
     agent.collect_rollouts(agent.env, Quiet(agent), agent.rollout_buffer, n_rollout_steps=agent.n_steps)
-    lesson.observe_states(agent, next(agent.distiller.source.take(agent)))
+    lesson.observe_states(agent, next(agent.distiller.source.new(agent)).states)
     before, moments = copied(dict(agent.policy.state_dict())), copied(agent.policy.optimizer.state_dict())
     with untouched_generators():
         lesson.after(agent, lambda: None)

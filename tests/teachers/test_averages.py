@@ -9,7 +9,7 @@ import pytest
 import torch
 from agents import Regularized, untouched_generators
 from gymnasium import spaces
-from helpers import VECTOR, Handing, disturb, normalized_env, observe, small_agent, small_ppo, vec_env
+from helpers import VECTOR, Handing, collect, disturb, normalized_env, observe, small_agent, small_ppo, vec_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -188,7 +188,7 @@ def test_a_stored_target_is_that_of_the_policy_that_saw_the_state():
     expected = []
     for update in range(4):
         states = np.random.default_rng(update).uniform(-1, 1, (8, 3)).astype(np.float32)
-        new = replay.collect(agent, Handing(as_items(states)))
+        new = collect(replay, agent, Handing(as_items(states)))
         agent.num_timesteps += 8
         teacher.refresh(agent)
         replay.teach(new)  # as the distiller does for an eager teacher
