@@ -161,7 +161,7 @@ def test_the_library_imports_no_particular_environment():
 
 
 def test_the_command_line_imports_only_what_is_declared():
-    extras = ("contrib", "plots", "video", "tune", "ray", "track", "zoo")
+    extras = ("contrib", "export", "plots", "video", "tune", "ray", "track", "zoo")
     line = {name: path for name, path in LIBRARY.items() if name.startswith("rlsd.cli")}
     foreign = foreign_imports(line, declared(*extras), own={"rlsd", "rlsd_envs"})
     assert not foreign, f"not in the dependencies of pyproject.toml: {foreign}"

@@ -11,6 +11,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "contrib": ("sb3_contrib",),
     "envs": ("Box2D", "mujoco", "ale_py", "minatar"),
     "fast": ("envpool", "ale_py"),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
     "plots": ("matplotlib",),
     "ray": ("ray",),
     "video": ("imageio", "imageio_ffmpeg", "pygame"),

@@ -38,6 +38,7 @@ COMMANDS = {
     "enjoy": Command("rlsd.cli.enjoy", "watch a saved agent, in a window or as a film"),
     "evaluate": Command("rlsd.cli.evaluate", "measure a saved agent, also against another one"),
     "plot": Command("rlsd.cli.plot", "draw learning curves of runs"),
+    "export": Command("rlsd.cli.export", "write a saved agent as ONNX, or its weights as safetensors"),
     "compare": Command("rlsd.cli.compare", "train variants on many seeds and compare them"),
     "doctor": Command("rlsd.cli.doctor", "tell what is installed here, and how fast this machine is"),
     "recipes": Command("rlsd.cli.recipes", "list the recipes that --recipe takes; NAME tells of one"),
