@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rlsd.rng import private_numbers
 from rlsd.scaling.collector import Collector
 from rlsd.scaling.fragment import Fragment, Plan
 from rlsd.scaling.parts import Origin
@@ -75,7 +76,10 @@ class LocalFleet(Fleet):
 
     def __init__(self, sites: Sequence[Site]) -> None:
         super().__init__(sites)
-        self._workers = [site.collector() for site in self.sites]
+        self._workers = []
+        for site in self.sites:
+            with private_numbers(site.first):  # SB3 draws seeds for environments that are given none
+                self._workers.append(site.collector())
 
     def tell(self, method: str, arguments: Sequence[tuple[Any, ...]], **kwargs: Any) -> list[Any]:  # noqa: D102
         workers = zip(self._workers, arguments, strict=True)

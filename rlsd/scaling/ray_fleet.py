@@ -7,7 +7,10 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from rlsd.scaling.collector import versions
 from rlsd.scaling.fleet import Fleet, Site, WorkersLost, fresh_seed, tell_of_loss
@@ -198,8 +201,7 @@ class RayFleet(Fleet):
                 except _Lost as loss:
                     self.lost += 1
                     fragment = self._again(number, str(loss), "collect", (sent,), {})
-                    fragment.fresh[:] = True
-                    fragments.append(fragment)
+                    fragments.append(replace(fragment, fresh=np.ones_like(fragment.fresh)))
                 self._in_a_row[number] = 0
             futures.clear()  # with them the store lets the fragments go
             sent = None

@@ -229,6 +229,7 @@ def test_collecting_draws_no_global_random_number_and_leaves_nothing_on_the_poli
     kind = type(agent.policy)
     _, callback = agent._setup_learn(ROLLOUT, None)
     with untouched_generators():
+        workers().vec_env("CartPole-v1")
         agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, STEPS)
     assert type(agent.policy) is kind and "forward" not in vars(agent.policy)
 

@@ -63,6 +63,9 @@ class Told(gym.Env[Any, Any]):
         drawn = self.np_random.random(2).astype(np.float32)
         return drawn, float(drawn @ action), bool(drawn[0] < 0.2), bool(drawn[1] < 0.2), {}
 
+    def fail(self, fails: bool) -> None:
+        self.fails = fails
+
     def process(self) -> int:
         return os.getpid()
 
@@ -148,10 +151,10 @@ def _wait_within(fleet: Any, wait: Any, number: int, future: Any, stopped: int) 
 
 
 def test_what_an_environment_raises_comes_back_as_it_was_raised(agent):
-    agent.env.set_attr("fails", True, indices=[3])
+    agent.env.env_method("fail", True, indices=[3])
     with pytest.raises(KeyError, match="no such joint"):
         agent.learn(ROLLOUT)
-    agent.env.set_attr("fails", False, indices=[3])
+    agent.env.env_method("fail", False, indices=[3])
     assert agent.learn(ROLLOUT).num_timesteps == ROLLOUT
 
 
