@@ -13,6 +13,7 @@ BENCHMARKS = {
     "overhead": Command("benchmarks.overhead", "training with distillation / without, in seconds"),
     "throughput": Command("benchmarks.throughput", "steps/s with distillation / those of SB3, sbx or one file"),
     "scaling": Command("benchmarks.scaling", "time against reservoir, teachers and environments"),
+    "scale": Command("benchmarks.scale_model", "steps/s of 1, 2, 4 workers, measured and predicted, and of 1,000"),
     "solve": Command("benchmarks.solve", "seconds from a cold start to a target / those of plain SB3"),
     "successors": Command("benchmarks.successors", "what smaller and reborn agents keep of an agent's return"),
 }
