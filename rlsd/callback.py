@@ -10,6 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from rlsd.change import ChangeEvent
 from rlsd.config import DistillConfig
 from rlsd.presets import Distill, resolve
+from rlsd.several import DistillConfigs, is_several
 from rlsd.wrapping import distill
 
 
@@ -46,7 +47,8 @@ class SelfDistillation(BaseCallback):
           - rlsd.SelfDistillation:
               recipe: snapshot
 
-    :param recipe: a recipe's name, a :class:`DistillConfig`, or ``True`` for the default recipe.
+    :param recipe: a recipe's name, a :class:`DistillConfig`, or ``True`` for the default recipe; a list of such for
+        several at once.
     :param changes: to it, as for :func:`rlsd.recipe`: ``strength=0.3``.
     :raises ValueError: when these are wrong; at the start of ``learn``, when the agent is distilled otherwise already.
     """
@@ -73,7 +75,9 @@ class SelfDistillation(BaseCallback):
         return True
 
 
-def _config(wanted: Distill, changes: dict[str, Any], algorithm: type[BaseAlgorithm] | None = None) -> DistillConfig:
+def _config(
+    wanted: Distill, changes: dict[str, Any], algorithm: type[BaseAlgorithm] | None = None
+) -> DistillConfig | DistillConfigs:
     config = resolve(wanted, algorithm, changes)
     if config is None:
         raise ValueError("recipe must be a recipe's name, a DistillConfig or True, got None")
@@ -82,6 +86,8 @@ def _config(wanted: Distill, changes: dict[str, Any], algorithm: type[BaseAlgori
 
 def _differing(present: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Return in words where the agent's answers are not those wanted: functions and live teachers by name, as saved."""
+    if present.keys() != wanted.keys() or is_several(present):
+        return [] if present == wanted else ["other distillations at once"]
     found: list[str] = []
     for question, asked in wanted.items():
         answer = present[question]

@@ -334,8 +334,16 @@ class DistillConfig:
     @classmethod
     def from_yaml(cls, text: str) -> DistillConfig:
         """Read the config from a YAML text."""
-        try:
-            data = read_yaml(text)
-        except ValueError as error:
-            raise ValueError(f"the distillation config is not valid YAML: {error}") from error
+        data = yaml_data(text)
         return cls.from_dict({} if data is None else data)
+
+
+def yaml_data(text: str) -> Any:
+    """Return what the YAML text of a distillation config holds.
+
+    :raises ValueError: when it is no YAML.
+    """
+    try:
+        return read_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"the distillation config is not valid YAML: {error}") from error

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlsd.config import QUESTIONS, DistillConfig
+from rlsd.several import DistillConfigs, each
 
 _OURS = """
     :param distill: what distils the agent: a recipe's name, a :class:`DistillConfig`, ``True`` for the default recipe,
-        ``None`` for an agent that trains as {name} does, bit for bit.
+        a list of such for several at once, ``None`` for an agent that trains as {name} does, bit for bit.
     :param speed: as for :func:`accelerate`.
     :param rollout_device: where the agent acts, when not where it trains.
     :param workers: who collects the rollouts, see :class:`rlsd.RayWorkers`.
@@ -51,12 +52,16 @@ def _changeable(base: type[Any]) -> list[str]:
     return [question for question in QUESTIONS if question not in taken]
 
 
-def say_what_ends(present: Any, config: DistillConfig) -> None:
+def say_what_ends(present: Any, config: DistillConfig | DistillConfigs) -> None:
     """Warn that a distillation which has learned something makes room for another.
 
     :param present: the agent's distiller, None where it has none.
     :param config: the answers that take its place.
     """
-    if present is not None and present.teacher.ready:
-        lost = f"its teacher {present.config.teacher.name!r} and {present.states.count:,} states are dropped"
-        warnings.warn(f"distill starts over with teacher {config.teacher.name!r}: {lost}", stacklevel=3)
+    members = [] if present is None else [one for one in present.members.values() if one.teacher.ready]
+    if members:
+        configs = ([member.config for member in members], each(config))
+        old, new = (" and ".join(repr(one.teacher.name) for one in some) for some in configs)
+        count = sum(one.states.count for one in members)
+        lost = f"its teacher {old} and {count:,} states are dropped"
+        warnings.warn(f"distill starts over with teacher {new}: {lost}", stacklevel=3)

@@ -50,10 +50,18 @@ class Distiller:
     :param config: the five answers.
     :param agent: the agent to distil. It is looked at, not kept: every method is handed the agent again. Its policy is
         kept, to be known again.
+    :param clock: counts the agent's steps; by default one of its own.
+    :param ended: counts the agent's episodes; by default one of its own.
     :raises TypeError: when it is not known how the agent acts.
     """
 
-    def __init__(self, config: DistillConfig, agent: BaseAlgorithm) -> None:
+    def __init__(
+        self,
+        config: DistillConfig,
+        agent: BaseAlgorithm,
+        clock: StepCounter | None = None,
+        ended: Episodes | None = None,
+    ) -> None:
         assert isinstance(config.teacher, TeacherConfig) and isinstance(config.states, States)
         assert isinstance(config.divergence, Divergence) and isinstance(config.strength, Strength)
         assert isinstance(config.timing, Timing)
@@ -63,7 +71,7 @@ class Distiller:
         #: In how many updates it pulled.
         self.activity = Activity()
         #: The agent's environment steps and its episodes, through all calls of ``learn()``.
-        self.clock, self.ended = StepCounter(), Episodes()
+        self.clock, self.ended = clock or StepCounter(), ended or Episodes()
         self.teacher = config.teacher.build(self.actor)
         self.teacher.clock, self.teacher.ended = self.clock, self.ended
         self.teacher.wants = wants = _wants(config.divergence, config.strength)
@@ -130,6 +138,19 @@ class Distiller:
             beside += context_bytes(agent, self.actor)
         setting = "states.capacity" if hasattr(self.config.states, "capacity") else f"states {self.config.states.name}:"
         check_states(store.capacity, space, agent.device, setting, beside=beside)
+
+    @property
+    def members(self) -> dict[str, Distiller]:
+        """Itself, by the name of its teacher: as those of :class:`Distillers`, where there are several."""
+        return {self.config.teacher.name: self}
+
+    def begin(self, agent: BaseAlgorithm) -> None:
+        """Let the teacher look at an agent whose distillation begins, and is not taken up from a file."""
+        self.teacher.begin(agent)
+
+    def restart(self, agent: BaseAlgorithm) -> None:
+        """Called when the agent's weights are others than its updates made."""
+        self.teacher.restart(agent)
 
     @property
     def states(self) -> StateStore:
@@ -233,12 +254,16 @@ class Distiller:
 
     def log(self, agent: BaseAlgorithm) -> None:
         """Hand the figures to SB3's logger, which is about to write a line, and begin new ones."""
-        if self.coefficient.strength.off or self._age is None:
-            return
-        self.figures = self.present_figures()
-        for key, value in self.figures.items():
+        for key, value in self.line().items():
             agent.logger.record(key, value)
+
+    def line(self) -> dict[str, float]:
+        """Return the figures for a line of the log, and begin new ones; none before the first update."""
+        if self.coefficient.strength.off or self._age is None:
+            return {}
+        self.figures = self.present_figures()
         self.metrics.restart()
+        return self.figures
 
     def __repr__(self) -> str:
         return f"{self._said()}\n{self.config!r}"

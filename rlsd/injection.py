@@ -35,13 +35,16 @@ class Injected(Protocol):
 class Injection:
     """Injects a penalty's gradient whenever an optimizer's gradients are cleared.
 
+    An optimizer has one at a time: what is armed inside another one is injected by that, too, and the gradients add up.
+
     :param optimizer: the one whose steps train the acting module.
     :param penalty: what is injected.
     """
 
     def __init__(self, optimizer: Optimizer, penalty: Injected) -> None:
-        self._optimizer, self._penalty = optimizer, penalty
+        self._optimizer, self._penalties = optimizer, [penalty]
         self._injected: Gradient = ()
+        self._ratios: list[tuple[Injected, Tensor]] = []  # who wants to know a ratio, and the norm of its gradient
         self._comparison: _Comparison | None = None
 
     @contextmanager
@@ -53,11 +56,20 @@ class Injection:
         optimizer = self._optimizer
         had_own = "zero_grad" in optimizer.__dict__
         original = optimizer.zero_grad
+        outer: Injection | None = getattr(original, "injection", None)
+        if outer is not None:
+            outer._penalties += self._penalties
+            try:
+                yield
+            finally:
+                outer._penalties = outer._penalties[:-1]
+            return
 
         def zero_grad(set_to_none: bool = True) -> None:
             original(set_to_none=set_to_none)
             self._inject()
 
+        zero_grad.injection = self  # type: ignore[attr-defined]
         handle = optimizer.register_step_pre_hook(self._verify)
         optimizer.__dict__["zero_grad"] = zero_grad
         try:
@@ -71,10 +83,16 @@ class Injection:
 
     def _inject(self) -> None:
         self._clear()
-        self._injected = self._penalty.gradients()
+        found = [(penalty, penalty.gradients()) for penalty in self._penalties]
+        self._ratios = [(one, norm_of([g for _, g in part])) for one, part in found if part and one.wants_ratio]
+        total: dict[nn.Parameter, Tensor] = {}
+        for _, part in found:
+            for parameter, gradient in part:
+                total[parameter] = total[parameter] + gradient if parameter in total else gradient
+        self._injected = [*total.items()]
         for parameter, gradient in self._injected:
             parameter.grad = gradient
-        if self._injected and self._penalty.wants_ratio:
+        if self._ratios:
             self._comparison = _Comparison(self._injected)
 
     def _verify(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -86,7 +104,9 @@ class Injection:
                     "so the distillation gradient was lost: this algorithm cannot be distilled through its optimizer"
                 )
         if self._comparison is not None:
-            self._penalty.ratio(*self._comparison.norms())
+            own = self._comparison.own()
+            for penalty, injected in self._ratios:
+                penalty.ratio(injected, own)
         self._clear()
 
     def _clear(self) -> None:
@@ -112,10 +132,16 @@ class _Comparison:
         assert parameter.grad is not None
         self._own[i] = torch.linalg.vector_norm(parameter.grad.detach() - self._injected[i])
 
-    def norms(self) -> tuple[Tensor, Tensor]:
-        """Return the norms of the injected gradient and of the agent's own."""
-        injected = torch.stack(torch._foreach_norm(self._injected))
-        return torch.linalg.vector_norm(injected), torch.linalg.vector_norm(torch.stack(self._own))
+    def own(self) -> Tensor:
+        """Return the norm of the agent's own gradient."""
+        found: Tensor = torch.linalg.vector_norm(torch.stack(self._own))
+        return found
+
+
+def norm_of(gradients: list[Tensor]) -> Tensor:
+    """Return the norm of all numbers of some tensors, one at least."""
+    found: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return found
 
 
 def clip_and_sanitize(
@@ -127,7 +153,7 @@ def clip_and_sanitize(
     :param bound: None for none.
     :return: the gradient by parameter, whether it was finite, and the factor by which it was shrunk.
     """
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([g for _, g in gradients])))
+    norm = norm_of([g for _, g in gradients])
     finite = torch.isfinite(norm)
     if bound is None:
         return [(p, torch.where(finite, g, 0.0)) for p, g in gradients], finite, torch.ones_like(norm)

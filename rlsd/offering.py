@@ -20,11 +20,14 @@ class OfferEvaluation(BaseCallback):
         if not isinstance(self.parent, EvalCallback):
             raise TypeError("OfferEvaluation goes into SB3's EvalCallback, as its callback_after_eval")
         distiller = getattr(self.model, "distiller", None)
-        teacher = None if distiller is None else distiller.teacher
-        if not isinstance(teacher, BestTeacher) or not teacher.evaluated:
-            found = "no distillation" if distiller is None else f"teacher {distiller.config.teacher.name!r}"
+        members = [] if distiller is None else [*distiller.members.values()]
+        found = " and ".join(f"teacher {member.config.teacher.name!r}" for member in members) or "no distillation"
+        judged = [member.teacher for member in members if isinstance(member.teacher, BestTeacher)]
+        judged = [teacher for teacher in judged if teacher.evaluated]
+        if not judged:
             raise TypeError(
                 f"OfferEvaluation needs teacher {{type: best, by: evaluation}}, and the agent has {found}: leave it out"
             )
-        teacher.offer(self.model, self.parent.last_mean_reward)
+        for teacher in judged:
+            teacher.offer(self.model, self.parent.last_mean_reward)
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -14,9 +14,12 @@ from rlsd.config import DistillConfig, nearest
 
 # The modules of the answers register them on import.
 from rlsd.plain import shown
+from rlsd.several import DistillConfigs, by_name, check_name, is_several, listed
 
+#: One distillation.
+One = DistillConfig | Mapping[str, Any] | str
 #: What ``distill=`` takes everywhere.
-Distill = DistillConfig | Mapping[str, Any] | str | bool | None
+Distill = One | DistillConfigs | Sequence[One] | bool | None
 
 #: What ``distill=True`` and ``train.py`` mean: chosen by experiment, see docs/defaults.md.
 DEFAULT = "guard"
@@ -233,12 +236,13 @@ def _other_agent(answer: Mapping[str, Any], changes: dict[str, Any]) -> Any:
 
 def resolve(
     distill: Distill, algorithm: type[BaseAlgorithm] | None = None, changes: Mapping[str, Any] | None = None
-) -> DistillConfig | None:
+) -> DistillConfig | DistillConfigs | None:
     """Return the config that ``distill=`` asks for, None for no distillation.
 
-    :param distill: a config, a recipe's name, a mapping as in YAML, ``True`` for the default, ``None`` for off.
+    :param distill: a config, a recipe's name, a mapping as in YAML, ``True`` for the default, ``None`` for off; a list
+        of such, or names joined by ``+``, for several at once.
     :param algorithm: the agent's, to which a recipe is fitted.
-    :param changes: to what ``distill`` names, as for :func:`recipe`.
+    :param changes: to what ``distill`` names, as for :func:`recipe`; of several each key begins with a name.
     :raises ValueError: when it is wrong.
     """
     changes = changes or {}
@@ -246,14 +250,42 @@ def resolve(
         if changes:
             raise ValueError(f"{next(iter(changes))} changes a distillation, and there is none with distill={distill}")
         return None
+    if isinstance(distill, (list, tuple)) or is_several(distill) or (isinstance(distill, str) and "+" in distill):
+        return _several(distill, algorithm, changes)
     if distill is True or isinstance(distill, str):
-        name = DEFAULT if distill is True else distill
-        return recipe(name, values=algorithm is None or has_values(algorithm), **changes)
+        return _one(DEFAULT if distill is True else distill, algorithm, changes)
     if isinstance(distill, Mapping):
         distill = DistillConfig.from_dict(distill)
-    if not isinstance(distill, DistillConfig):
-        raise ValueError(f"distill must be a recipe's name, a DistillConfig, True or None, got {shown(distill)}")
+    if not isinstance(distill, (DistillConfig, DistillConfigs)):
+        taken = "a recipe's name, a DistillConfig, a list of them, True or None"
+        raise ValueError(f"distill must be {taken}, got {shown(distill)}")
     return distill.changed(changes) if changes else distill
+
+
+def _one(one: Any, algorithm: type[BaseAlgorithm] | None, changes: Mapping[str, Any]) -> DistillConfig:
+    if isinstance(one, str):
+        return recipe(one, values=algorithm is None or has_values(algorithm), **changes)
+    config = DistillConfig.from_dict(one) if isinstance(one, Mapping) else one
+    if not isinstance(config, DistillConfig):
+        taken = "a recipe's name, a mapping of answers or a DistillConfig"
+        raise ValueError(f"each of several distillations must be {taken}, got {shown(one)}")
+    return config.changed(changes) if changes else config
+
+
+def _several(distill: Any, algorithm: type[BaseAlgorithm] | None, changes: Mapping[str, Any]) -> DistillConfigs:
+    """Return the configs of a list, each by the name that it is given, or by its recipe or its teacher."""
+    named: list[tuple[str, Any, dict[str, Any]]] = []
+    for one in listed(distill):
+        own: dict[str, Any] = {}
+        answers: Any = one
+        if isinstance(one, Mapping):
+            answers = {key: value for key, value in one.items() if key not in ("name", "recipe")}
+            if "recipe" in one:
+                answers, own = one["recipe"], answers
+        name = answers if isinstance(answers, str) else _one(answers, algorithm, own).teacher.name
+        named.append((check_name(one.get("name", name) if isinstance(one, Mapping) else name), answers, own))
+    found = by_name(changes, [name for name, _, _ in named])
+    return DistillConfigs.of([(name, _one(answers, algorithm, own | found[name])) for name, answers, own in named])
 
 
 def has_values(algorithm: type[BaseAlgorithm]) -> bool:

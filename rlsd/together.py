@@ -142,9 +142,10 @@ def learn_together(
 def _introduce(agents: list[BaseAlgorithm]) -> None:
     groups: dict[str, dict[PeersTeacher, Kind]] = {}
     for agent in agents:
-        teacher = getattr(getattr(agent, "distiller", None), "teacher", None)
-        if isinstance(teacher, PeersTeacher):
-            groups.setdefault(teacher.group, {})[teacher] = Kind.of(agent, teacher.actor)
+        for member in getattr(getattr(agent, "distiller", None), "members", {}).values():
+            teacher = member.teacher
+            if isinstance(teacher, PeersTeacher):
+                groups.setdefault(teacher.group, {})[teacher] = Kind.of(agent, teacher.actor)
     for members in groups.values():
         for one, other in permutations(members, 2):
             one.check(members[one], members[other])

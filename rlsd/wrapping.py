@@ -16,6 +16,7 @@ from rlsd.algorithms import algorithm_of
 from rlsd.collecting import collector_in
 from rlsd.devices import usable_device
 from rlsd.distiller import Distiller
+from rlsd.distillers import Distillers, distiller_for
 from rlsd.hooks import at_boundary, joined
 from rlsd.io import checkpoint
 from rlsd.presets import Distill, resolve
@@ -43,11 +44,12 @@ def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it st
         agent.learn(100_000)
         agent.save("agent")  # a plain SB3 zip: PPO.load("agent") works where rlsd is missing
 
-    ``distill`` is a :class:`DistillConfig`, a recipe's name, ``True`` (the default) for the default recipe, or ``None``
-    for an agent that trains exactly as its base does, bit for bit; ``strength=0.3`` and the like change it, as for
-    :func:`recipe`. ``agent.distiller`` then shows teacher, states and figures. ``speed`` and ``rollout_device`` are
-    those of :func:`accelerate`; by default what changes no bit is on. They are not saved. ``workers``
-    collect the rollouts: see :class:`rlsd.RayWorkers`.
+    ``distill`` is a :class:`DistillConfig`, a recipe's name, ``True`` (the default) for the default recipe, a list of
+    such for several at once, or ``None`` for an agent that trains exactly as its base does, bit for bit;
+    ``strength=0.3`` and the like change it, as for :func:`recipe`. ``agent.distiller`` then shows teacher, states and
+    figures; of several ``agent.distiller.members`` has each by its name. ``speed`` and ``rollout_device`` are those of
+    :func:`accelerate`; by default what changes no bit is on. They are not saved. ``workers`` collect the rollouts: see
+    :class:`rlsd.RayWorkers`.
 
     Where the networks are made anew, by ``_setup_model()`` or another ``agent.policy``, distillation starts over.
 
@@ -73,8 +75,9 @@ def distill(agent: AgentT, distill: Distill = True, **changes: Any) -> AgentT:
     Works between and inside ``learn`` calls.
 
     :param agent: an SB3 agent, trained or not.
-    :param distill: a :class:`DistillConfig`, a recipe's name, or ``True`` for the default recipe.
-    :param changes: to it, as for :func:`recipe`: ``strength=0.3``.
+    :param distill: a :class:`DistillConfig`, a recipe's name, a list of such for several at once, or ``True`` for the
+        default recipe.
+    :param changes: to it, as for :func:`recipe`: ``strength=0.3``; of several ``**{"guard.strength": 0.3}``.
     :raises TypeError: when it is not known how the agent acts.
     :raises ValueError: when ``distill`` is wrong.
     """
@@ -84,8 +87,8 @@ def distill(agent: AgentT, distill: Distill = True, **changes: Any) -> AgentT:
     if config is None:
         raise ValueError("distill must be a recipe's name, a DistillConfig or True, got None: see undistill")
     with _as_trained(agent):
-        distiller = Distiller(config, agent)  # before anything changes: it may refuse
-        distiller.teacher.begin(agent)
+        distiller = distiller_for(config, agent)  # before anything changes: it may refuse
+        distiller.begin(agent)
     described.say_what_ends(getattr(agent, "distiller", None), config)
     agent.__class__ = SelfDistilled(type(agent))
     agent._distill_config = config  # type: ignore[attr-defined]
@@ -157,7 +160,7 @@ def plain(cls: type[Any]) -> type[Any]:
 
 def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
     class Distilled(base):  # type: ignore[misc, valid-type]
-        distiller: Distiller | None
+        distiller: Distiller | Distillers | None
         accelerator: Accelerator | None = None
         weight_average: WeightAverage | None = None
 
@@ -258,7 +261,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             """Set them as SB3 does; what averages the agent's weights begins anew with these."""
             super().set_parameters(*args, **kwargs)
             if self.distiller is not None:
-                self.distiller.teacher.restart(self)
+                self.distiller.restart(self)
             if self.weight_average is not None:
                 self.weight_average.restart()
 
@@ -295,7 +298,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             if saved is not None and same and agent.distiller is not None:
                 saved.restore(agent.distiller, agent)
             elif agent.distiller is not None:
-                agent.distiller.teacher.begin(agent)
+                agent.distiller.begin(agent)
             if saved is not None and saved.average is not None:
                 agent.weight_average = WeightAverage(agent, base)
                 saved.restore_average(agent.weight_average)
@@ -324,8 +327,8 @@ def _sampling(cls: type[Any]) -> Any:
     return _sample_action
 
 
-def _distiller(agent: Any) -> Distiller | None:
-    return None if agent._distill_config is None else Distiller(agent._distill_config, agent)
+def _distiller(agent: Any) -> Distiller | Distillers | None:
+    return None if agent._distill_config is None else distiller_for(agent._distill_config, agent)
 
 
 def _start_over(agent: Any) -> None:
@@ -333,7 +336,7 @@ def _start_over(agent: Any) -> None:
     with _as_trained(agent):
         agent.distiller = _distiller(agent)
         if agent.distiller is not None:
-            agent.distiller.teacher.begin(agent)
+            agent.distiller.begin(agent)
 
 
 def _keep_up(agent: Any) -> None:

@@ -20,7 +20,7 @@ LONGEST_FILE = 400
 
 # From the ground up. A module imports from its own layer or from one below; what holds a folder holds all within it.
 LAYERS = (
-    {"rlsd.version", "rlsd.plain", "rlsd.config"},
+    {"rlsd.version", "rlsd.plain", "rlsd.config", "rlsd.several"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
     | {"rlsd.activity", "rlsd.described", "rlsd.hooks"}
@@ -28,7 +28,7 @@ LAYERS = (
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
     | {"rlsd.episodes", "rlsd.collecting"},
     {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics", "rlsd.students", "rlsd.speed"}
-    | {"rlsd.weight_average", "rlsd.algorithms"},
+    | {"rlsd.distillers", "rlsd.weight_average", "rlsd.algorithms"},
     {"rlsd.io.checkpoint"},
     {"rlsd.typed", "rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
     | {"rlsd.averaging", "rlsd.scaling"}

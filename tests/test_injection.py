@@ -194,3 +194,25 @@ def test_evaluation_mode_comes_and_goes_for_each_module_by_itself() -> None:
     with pytest.raises(KeyboardInterrupt), eval_mode(net.modules()):
         raise KeyboardInterrupt
     assert {name: m.training for name, m in net.named_modules()} == before
+
+
+def test_one_that_is_armed_inside_another_adds_up_and_each_is_told_its_own_ratio(
+    module: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    own = own_gradients(module)
+    size = sum(p.numel() for p in module.parameters()) ** 0.5
+    first, second, idle = Pull(module, 2.0, wants_ratio=True), Pull(module, 0.5, wants_ratio=True), Pull(module, 0.0)
+    with Injection(optimizer, first).armed(), Injection(optimizer, idle).armed():
+        with Injection(optimizer, second).armed():
+            optimizer.zero_grad()
+            loss(module).backward()
+            for parameter, gradient in zip(module.parameters(), own, strict=True):
+                torch.testing.assert_close(parameter.grad, gradient + 2.5)
+            optimizer.step()
+        optimizer.zero_grad()
+        assert all(torch.equal(p.grad, torch.full_like(p, 2.0)) for p in module.parameters())
+    norm = float(torch.cat([gradient.flatten() for gradient in own]).norm())
+    assert first.ratios == [pytest.approx((2.0 * size, norm))]
+    assert second.ratios == [pytest.approx((0.5 * size, norm))]
+    assert (first.asked, second.asked, idle.asked) == (2, 1, 2)
+    assert clean(optimizer, module)

@@ -179,7 +179,9 @@ def test_a_config_a_name_and_a_mapping_are_taken_as_they_are():
     assert resolve(config.to_dict()) == config
 
 
-@pytest.mark.parametrize("wrong", [3, 0.5, ["snapshot"], DistillConfig, object()])
+@pytest.mark.parametrize("wrong", [3, 0.5, {1}, DistillConfig, object()])
 def test_anything_else_is_an_error_that_says_what_is_taken(wrong):
-    with pytest.raises(ValueError, match="distill must be a recipe's name, a DistillConfig, True or None, got "):
+    with pytest.raises(
+        ValueError, match="distill must be a recipe's name, a DistillConfig, a list of them, True or None, got "
+    ):
         resolve(wrong)

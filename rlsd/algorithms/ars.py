@@ -83,8 +83,9 @@ class RandomSearch(Algorithm):
             """Called at each step of a candidate's episodes, for one environment after the other."""
             distiller = getattr(self, "distiller", None)
             if distiller is not None:
-                assert isinstance(distiller.source, EvaluationSource)
-                distiller.source.note(self, locals_["observations"], locals_["i"])
+                for member in distiller.members.values():
+                    assert isinstance(member.source, EvaluationSource)
+                    member.source.note(self, locals_["observations"], locals_["i"])
             # An agent that was undistilled at an earlier step of the episode is no instance of ours any more.
             return base._trigger_callback(self, locals_, *args, **kwargs)  # type: ignore[attr-defined]
 
@@ -99,7 +100,9 @@ class RandomSearch(Algorithm):
             if distiller is None:
                 return returns
             with distiller.armed(self):
-                return distiller.algorithm.judged(candidate_weights, returns)
+                for member in distiller.members.values():
+                    returns = member.algorithm.judged(candidate_weights, returns)
+                return returns
 
         def _update_current_progress_remaining(self: Any, num_timesteps: int, total_timesteps: int) -> None:
             """Sb3-contrib reckons with the steps of this ``learn`` alone, which a resumed run must not."""

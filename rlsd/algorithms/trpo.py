@@ -75,7 +75,8 @@ class NaturalGradient(Algorithm):
     def methods(base: type[BaseAlgorithm], cls: type[Any]) -> dict[str, Callable[..., Any]]:  # noqa: D102
         def _compute_actor_grad(self: Any, kl_div: Tensor, policy_objective: Tensor) -> Any:
             if self.distiller is not None:
-                policy_objective = self.distiller.algorithm.penalized(policy_objective)
+                for member in self.distiller.members.values():
+                    policy_objective = member.algorithm.penalized(policy_objective)
             return super(cls, self)._compute_actor_grad(kl_div, policy_objective)  # type: ignore[misc]
 
         return {"_compute_actor_grad": _compute_actor_grad}

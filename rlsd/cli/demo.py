@@ -106,10 +106,11 @@ def _settings(options: DemoOptions, name: str) -> Settings:
 
     from rlsd.cli.two_tasks import Settings
     from rlsd.presets import resolve
+    from rlsd.several import each
 
     with blame_input():
         config = None if name == PLAIN else resolve(options.recipe, PPO)
-    if name == OURS and config is not None and config.strength.name == "schedule":
+    if name == OURS and any(one.strength.name == "schedule" for one in each(config)):
         raise UserError(f"--recipe {options.recipe} follows training's progress: nobody says when a task ends here")
     return Settings(
         env="CartPole-v1",

@@ -39,9 +39,9 @@ class TrainOptions:
     """Changes to the tuned hyperparameters, e.g. learning_rate:lin_0.001 policy_kwargs:'{net_arch: [64, 64]}'."""
 
     recipe: MaybeText = None
-    """Kind of self-distillation; `rlsd recipes` lists them."""
+    """Kind of self-distillation; `rlsd recipes` lists them. Several at once: remember+guard."""
     distill: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K=V ...]")] = ()
-    """Changes to the recipe, e.g. teacher.every=4096 strength.value=0.3."""
+    """Changes to the recipe, e.g. teacher.every=4096 strength.value=0.3; of several guard.strength.value=0.3."""
     config: Annotated[MaybeText, tyro.conf.arg(metavar="FILE")] = None
     """YAML file with a distillation config, such as the distill.yml of another run; instead of --recipe."""
     baseline: bool = False

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     from rlsd import DistillConfig
+    from rlsd.several import DistillConfigs
 
 _SB3, _CONTRIB = "stable_baselines3", "sb3_contrib"
 #: Name on the command line, and where its class is. A new one also needs its table in hyperparams/.
@@ -52,7 +53,7 @@ class Plan:
     :param env_id: Gymnasium id.
     :param env_kwargs: arguments for the environment's constructor.
     :param hyperparams: of the algorithm and the run.
-    :param distill: the five answers; None trains plain SB3.
+    :param distill: the five answers, or those of several distillations; None trains plain SB3.
     :param seed: of everything random.
     :param device: a name torch knows.
     :param rollout_device: another one, where the agent acts; None for where it trains.
@@ -62,7 +63,7 @@ class Plan:
     env_id: str
     env_kwargs: dict[str, Any]
     hyperparams: Hyperparams
-    distill: DistillConfig | None
+    distill: DistillConfig | DistillConfigs | None
     seed: int
     device: str
     rollout_device: str | None = None
@@ -93,9 +94,10 @@ class Plan:
     def judges(self) -> bool:
         """Whether the evaluations decide the teacher."""
         from rlsd import Best
+        from rlsd.several import each
 
-        teacher = None if self.distill is None else self.distill.teacher
-        return isinstance(teacher, Best) and teacher.by == "evaluation"
+        teachers = [config.teacher for config in each(self.distill)]
+        return any(isinstance(teacher, Best) and teacher.by == "evaluation" for teacher in teachers)
 
     @property
     def num_threads(self) -> int | None:
@@ -150,7 +152,7 @@ def plan_new(options: TrainOptions) -> Plan:
 
 def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
     """Settle what a resumed run does: what it did, for as many steps as ``options`` say now."""
-    from rlsd import DistillConfig
+    from rlsd.several import config_from
 
     algorithm = algorithm_class(options.algo)
     env_id = options.env or ""
@@ -166,7 +168,7 @@ def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
     distill = None
     if not options.baseline:
         with blame_input(f"cannot read {folder.params / 'distill.yml'}"):
-            distill = DistillConfig.from_dict(folder.read_yaml("distill.yml"))
+            distill = config_from(folder.read_yaml("distill.yml"))
     with blame_input(f"{folder.params / 'run.yml'} is damaged"):
         seed = int(folder.read_yaml("run.yml").get("seed", options.seed))
     devices = _devices(options, hyperparams)
@@ -207,32 +209,38 @@ def _run_changes(options: TrainOptions) -> dict[str, Any]:
     }
 
 
-def _distillation(options: TrainOptions, algorithm: type[BaseAlgorithm]) -> DistillConfig | None:
-    from rlsd import DistillConfig, recipe
-    from rlsd.presets import DEFAULT, has_values
+def _distillation(options: TrainOptions, algorithm: type[BaseAlgorithm]) -> DistillConfig | DistillConfigs | None:
+    from rlsd.config import yaml_data
+    from rlsd.presets import DEFAULT, resolve
 
     if options.baseline:
         return None
     changes = parse_pairs("--distill", options.distill)
-    if not options.config:
+    config: DistillConfig | DistillConfigs | None
+    if options.config:
+        with blame_input(f"--config {options.config}"):
+            config = resolve(yaml_data(Path(options.config).read_text(encoding="utf-8")) or {}, algorithm)
+        with blame_input("--distill"):
+            assert config is not None
+            config = config.changed(changes)
+    else:
         with blame_input():
-            return _trusted(recipe(options.recipe or DEFAULT, values=has_values(algorithm), **changes), options)
-    with blame_input(f"--config {options.config}"):
-        config = DistillConfig.from_yaml(Path(options.config).read_text(encoding="utf-8"))
-    with blame_input("--distill"):
-        return _trusted(config.changed(changes), options)
-
-
-def _trusted(config: DistillConfig, options: TrainOptions) -> DistillConfig:
-    """Return the config, after a look whether the agent that it names as teacher may be unpickled."""
-    from rlsd import Frozen
-
-    if isinstance(config.teacher, Frozen) and config.teacher.path and not options.trust:
-        raise UserError(
-            f"the teacher {shown(config.teacher.path)} would be unpickled, which runs whatever code is in it: "
-            "give --trust if you trust the file"
-        )
+            config = resolve(options.recipe or DEFAULT, algorithm, changes)
+    _check_trust(config, options)
     return config
+
+
+def _check_trust(config: DistillConfig | DistillConfigs | None, options: TrainOptions) -> None:
+    """Raise where an agent that is named as teacher may not be unpickled."""
+    from rlsd import Frozen
+    from rlsd.several import each
+
+    for one in each(config):
+        if isinstance(one.teacher, Frozen) and one.teacher.path and not options.trust:
+            raise UserError(
+                f"the teacher {shown(one.teacher.path)} would be unpickled, which runs whatever code is in it: "
+                "give --trust if you trust the file"
+            )
 
 
 def _devices(options: TrainOptions, hyperparams: Hyperparams) -> tuple[str, str | None]:

@@ -23,6 +23,7 @@ from rlsd.presets import DEFAULT
 
 if TYPE_CHECKING:
     from rlsd.distiller import Distiller
+    from rlsd.distillers import Distillers
 
 
 @dataclass
@@ -145,15 +146,16 @@ def say_end(session: Session, record: Record, score: Score, average: Score | Non
     say(f"Wall-clock    {session.seconds:,.1f} s{total}, {record.speed:,.0f} steps/s")
     distiller = getattr(session.agent, "distiller", None)
     if distiller is not None:
-        say(f"Distillation  {plan.options.recipe or DEFAULT}: {_in_words(distiller)}")
+        say(f"Distillation  {plan.options.recipe or DEFAULT}: {_said(distiller)}")
     say(f"Run           {folder.root}")
     say(f"Final agent   {folder.final_agent}")
     say(f"Best agent    {folder.best_agent}")
     if average is not None:
         say(f"Average       {folder.average_agent}")
     say(f"TensorBoard   {_tensorboard(folder, plan)}")
-    if distiller is not None and not distiller.teacher.ready and not distiller.teacher.episodic:
-        warn(f"Nothing was distilled: {_why_no_teacher(session.agent)}")
+    members = [] if distiller is None else [*distiller.members.values()]
+    if members and not any(member.teacher.ready or member.teacher.episodic for member in members):
+        warn(f"Nothing was distilled: {_why_no_teacher(session.agent, members[0])}")
 
 
 def _distillation(session: Session) -> dict[str, Any] | None:
@@ -164,9 +166,15 @@ def _distillation(session: Session) -> dict[str, Any] | None:
     return {
         "recipe": session.plan.options.recipe or DEFAULT,
         **distiller.activity.state(),
-        "changes": [asdict(event) for event in distiller.teacher.changes],
-        "said": _in_words(distiller),
+        "changes": [asdict(event) for member in distiller.members.values() for event in member.teacher.changes],
+        "said": _said(distiller),
     }
+
+
+def _said(distiller: Distiller | Distillers) -> str:
+    """Return what distillation did; of several, what each did."""
+    members = distiller.members
+    return "; ".join(f"{name} {_in_words(m)}" if len(members) > 1 else _in_words(m) for name, m in members.items())
 
 
 def _in_words(distiller: Distiller) -> str:
@@ -188,7 +196,7 @@ def _in_words(distiller: Distiller) -> str:
     return f"{distiller.activity}{': ' if reason else ''}{reason}"
 
 
-def _why_no_teacher(agent: Any) -> str:
+def _why_no_teacher(agent: Any, distiller: Distiller) -> str:
     """Return why no teacher was taken, and what to do about it."""
     steps, starts = int(agent.num_timesteps), getattr(agent, "learning_starts", 0)
     if starts >= steps:
@@ -196,7 +204,7 @@ def _why_no_teacher(agent: Any) -> str:
             f"the agent learns only after {starts:,} steps. Train for longer, or let it begin earlier: "
             f"-params learning_starts:{steps // 10}"
         )
-    every = getattr(agent.distiller.config.teacher, "every", 0)
+    every = getattr(distiller.config.teacher, "every", 0)
     earlier = min(every // 10, steps // 2)
     hint = f", or take the teacher earlier: --distill teacher.every={max(earlier, 1)}" if every > steps else ""
     return f"no teacher was taken in so few steps. Train for longer{hint}"

@@ -80,8 +80,8 @@ class Settings:
         :param task: one of :data:`TASKS`.
         :param phase: how often the task has changed.
         """
-        from rlsd import DistillConfig
         from rlsd.cli.options import TrainOptions
+        from rlsd.several import config_from
 
         load_module(self.env)
         return Plan(
@@ -89,7 +89,7 @@ class Settings:
             env_id=FLIP,
             env_kwargs=flip_kwargs(self.env, self.env_kwargs, task),
             hyperparams=Hyperparams(self.hyperparams, ""),
-            distill=None if self.distill is None else DistillConfig.from_dict(self.distill),
+            distill=None if self.distill is None else config_from(self.distill),
             seed=self.seed + phase * _PHASE_SEED,
             device=self.device,
         )

@@ -29,10 +29,12 @@ from torch import Tensor
 from rlsd import faults
 from rlsd.config import DistillConfig
 from rlsd.distiller import Distiller
+from rlsd.distillers import Distillers
 from rlsd.io import files
 from rlsd.io.archives import broken, check_sizes, dates_that_zips_take, unfold, with_suffix
 from rlsd.memory import readable
 from rlsd.plain import read_json, shown
+from rlsd.several import DistillConfigs, config_from
 from rlsd.version import __version__
 from rlsd.weight_average import WeightAverage
 
@@ -74,7 +76,9 @@ _RELATIVES: dict[str, dict[str, str]] = {
 _KNOWN = {label for label, _ in _FINGERPRINTS}.union(*_RELATIVES.values())
 
 
-def save(agent: BaseAlgorithm, path: Any, distiller: Distiller | None, plain_save: Callable[[Any], None]) -> None:
+def save(
+    agent: BaseAlgorithm, path: Any, distiller: Distiller | Distillers | None, plain_save: Callable[[Any], None]
+) -> None:
     """Write an agent's zip with the distillation's state in it; the file at ``path`` is replaced whole or not at all.
 
     An agent that is not finite replaces no file: a warning says so.
@@ -119,7 +123,7 @@ def existing(path: Any) -> Any:
     return found
 
 
-def _append(path: Path, agent: BaseAlgorithm, distiller: Distiller | None) -> None:
+def _append(path: Path, agent: BaseAlgorithm, distiller: Distiller | Distillers | None) -> None:
     config: dict[str, Any] = {"format": FORMAT, "rlsd": __version__, "algorithm": _known(type(agent)), "distill": None}
     average = getattr(agent, "weight_average", None)
     with dates_that_zips_take(), zipfile.ZipFile(path, "a", strict_timestamps=False) as archive:
@@ -155,19 +159,19 @@ class Saved:
         """The state of the average of the weights, None when the agent had none."""
         return self.data.get("average")
 
-    def config(self) -> DistillConfig | None:
+    def config(self) -> DistillConfig | DistillConfigs | None:
         """Return the five answers, None when the agent was saved with distillation off."""
         answers = self.data.get("distill")
         try:
-            return None if answers is None else DistillConfig.from_dict(answers)
+            return None if answers is None else config_from(answers)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
 
-    def answers(self, config: DistillConfig | None) -> bool:
+    def answers(self, config: DistillConfig | DistillConfigs | None) -> bool:
         """Tell whether the state was saved with these answers; functions are compared by their names."""
         return bool(self.data.get("distill") == (None if config is None else config.to_dict()))
 
-    def restore(self, distiller: Distiller, agent: BaseAlgorithm) -> None:
+    def restore(self, distiller: Distiller | Distillers, agent: BaseAlgorithm) -> None:
         """Put the saved state into a fresh distiller of the same config."""
         try:
             distiller.load(agent, self.tensors, self.data["state"])

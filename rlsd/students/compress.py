@@ -209,8 +209,10 @@ def _small(
 def _states(agent: Any, actor: Actor, states: Any, seed: int) -> tuple[StateStore, int]:
     """Return the states to learn on, and how many must be gathered for that."""
     distiller = getattr(agent, "distiller", None)
-    if states is None and distiller is not None and distiller.states.at_hand >= _ENOUGH:
-        return distiller.states, 0
+    stores = [member.states for member in (distiller.members.values() if distiller is not None else ())]
+    store = max(stores, key=lambda store: store.at_hand, default=None)
+    if states is None and store is not None and store.at_hand >= _ENOUGH:
+        return store, 0
     store = Reservoir(capacity=_KEPT, batch_size=1).build(np.random.SeedSequence([seed, _STREAM]), agent)
     if states is None:
         buffer = getattr(agent, "replay_buffer", None)

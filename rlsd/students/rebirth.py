@@ -133,7 +133,7 @@ class PolicyReset(AuxiliaryTraining):
 
     def _restart(self, agent: BaseAlgorithm) -> None:
         """Let all averages of the agent's weights begin anew: they were exchanged."""
-        self._distiller.teacher.restart(agent)
+        (getattr(agent, "distiller", None) or self._distiller).restart(agent)
         if getattr(agent, "weight_average", None) is not None:
             agent.weight_average.restart()  # type: ignore[attr-defined]
 

@@ -11,6 +11,7 @@ from benchmarks.report import wait_for
 from benchmarks.series import STEP_TIME, Block, Point, Series
 from rlsd.cli.errors import UserError, blame_input, one_line
 from rlsd.observations import from_names
+from rlsd.several import each
 
 if TYPE_CHECKING:
     from rlsd import DistillConfig
@@ -152,8 +153,8 @@ def against_teachers(plan: Plan, teacher: str, sizes: tuple[int, ...], steps: in
 
 
 def _config(plan: Plan) -> DistillConfig:
-    assert plan.distill is not None
-    return plan.distill
+    (config,) = each(plan.distill)
+    return config
 
 
 def _several(config: DistillConfig, teacher: str, size: int) -> DistillConfig:

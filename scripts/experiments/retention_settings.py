@@ -14,6 +14,7 @@ from rlsd.cli.trials import plain
 from rlsd.cli.two_tasks import FLIP, Settings, flip_kwargs, new_agent
 from rlsd.cli.values import as_words
 from rlsd.cli.variants import Variant
+from rlsd.several import each
 
 if TYPE_CHECKING:
     from rlsd.cli.plan import Plan
@@ -80,7 +81,7 @@ def _plan(variant: Variant, words: Sequence[str], changes: Mapping[str, Any]) ->
     options = parse_train([*words, *variant.flags(changes)])
     ours = {**CHANGES.get((options.algo, options.env or ""), {}), **changes}
     plan = plan_new(parse_train([*words, *variant.flags(ours)]))
-    if plan.distill is not None and plan.distill.strength.name == "schedule":
+    if any(config.strength.name == "schedule" for config in each(plan.distill)):
         raise UserError(
             f"variant {variant.name}: strength 'schedule' follows training's progress, which an agent that is not told "
             "of the change cannot have; give a constant strength"

@@ -34,6 +34,13 @@ WRONG = {
     "module that is not there": ("--env nowhere:Bar-v1 --recipe snapshat", ["'nowhere'", "'nowhere:Bar-v1'", "module"]),
     "unknown answer beside an unknown env": ("--env CartPol-v1 --distill strength=wave", ["unknown strength 'wave'"]),
     "unknown algorithm": (f"{CARTPOLE} --algo ppoo", ["ppoo", "did you mean ppo"]),
+    "one distillation twice": (f"{CARTPOLE} --recipe guard+guard", ["'guard'", "twice", "leave one out"]),
+    "an unknown one of several": (f"{CARTPOLE} --recipe guard+snapshat", ["snapshat", "snapshot"]),
+    "a change that names none of several": (
+        f"{CARTPOLE} --recipe guard+snapshot --distill strength=1",
+        ["'strength'", "begin it with guard. or snapshot."],
+    ),
+    "two that train beside": (f"{CARTPOLE} --recipe phasic+reborn", ["phasic", "reborn", "leave out one"]),
     "unknown recipe": (f"{CARTPOLE} --recipe snapshat", ["snapshat", "snapshot"]),
     "unknown key": (f"{CARTPOLE} --distill techer.every=3", ["techer.every", "teacher"]),
     "unknown field": (f"{CARTPOLE} --distill teacher.evry=3", ["evry", "every"]),

@@ -314,9 +314,13 @@ def test_a_run_that_its_last_update_broke_replaces_nothing_and_says_so_in_one_li
         (["--recipe", "remember"], "idle in all 2 updates: episodes went on beginning as they did"),
         (["--distill", "teacher.every=64"], "guard: idle in all 2 updates: the return never fell behind the teacher's"),
         (["--recipe", "phasic"], "phasic: 0 phases beside 2 updates"),
+        (
+            ["--recipe", "remember+snapshot", "--distill", "snapshot.teacher.every=64"],
+            "as they did; snapshot pulled in ",
+        ),
         (["--baseline"], ""),
     ],
-    ids=["pulled", "remember", "guard", "phasic", "plain"],
+    ids=["pulled", "remember", "guard", "phasic", "several", "plain"],
 )
 def test_a_run_says_at_its_end_what_distillation_did(tmp_path, capsys, words, said):
     one = ["-params", "n_steps:128", "n_envs:2", "batch_size:128", "n_epochs:1"]
