@@ -142,6 +142,14 @@ def cases(core: list[Case], every: list[Case] = _ALL) -> Any:
 
 
 every_case = cases(_CORE)
+#: The ways to act and to see that only on-policy algorithms have, or have otherwise.
+_MORE = [
+    Case(("A2C", "PPO")[i % 2], kind)
+    for i, kind in enumerate(
+        ("multibinary", "gsde_squashed", "image_hwc", "dict", "discrete_observations", "normalized_dict", "regularized")
+    )
+] + [Case("PPO", "separate_extractors")]
+every_case_and_kind = cases([*_CORE, *_MORE])
 every_off_policy_case = cases(
     [Case("DQN", "goal"), Case("SAC", "normalized"), Case("TD3", "box", n_envs=1)],
     [case for case in _ALL if issubclass(ALL_ALGORITHMS[case.algorithm], OffPolicyAlgorithm)],
@@ -240,10 +248,13 @@ class Witness:
             pull = self.penalty(self.module)
             expected = torch.autograd.grad(loss + pull, parameters, retain_graph=True, allow_unused=True)
             own = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            pulled = torch.autograd.grad(pull, parameters, retain_graph=True, allow_unused=True)
             self._states = None
             backward(loss, *args, **kwargs)
-            for parameter, total, alone in zip(parameters, expected, own, strict=True):
+            for parameter, total, alone, part in zip(parameters, expected, own, pulled, strict=True):
                 self._compare(parameter.grad, total, alone)
+                if part is None and alone is not None:  # such as a critic's, of which no penalty depends
+                    assert torch.equal(parameter.grad, alone), "the penalty changed a gradient that is not its own"
 
         return watched
 
@@ -327,7 +338,7 @@ class Witness:
         return items | {key: torch.as_tensor(value, dtype=torch.float32) for key, value in shown.items()}
 
 
-@every_case
+@every_case_and_kind
 def test_the_gradient_before_the_clip_is_that_of_the_sum(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     # The bound would shrink the pull where SB3 does not clip; it has a test of its own.
     unbounded = config(strength=rlsd.Constant(0.3, bound=1e9))
@@ -379,7 +390,7 @@ def test_the_harder_the_pull_the_nearer_to_a_fixed_teacher(case: Case) -> None:
 # --- It leaves everything else alone --------------------------------------------------------------
 
 
-@every_case
+@every_case_and_kind
 def test_without_a_pull_training_is_plain_sb3_bit_for_bit(case: Case) -> None:
     plain = case.build().learn(case.steps, log_interval=1)
     expected = copied(training_state(plain))
@@ -403,11 +414,15 @@ def traces(agent: Any) -> dict[str, Any]:
         "parameters and buffers": dict(agent.policy.state_dict()),
         "action_dist": None if dist is None else (id(dist), {name: id(value) for name, value in vars(dist).items()}),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers(agent).items()},
-        "buffer": {k: v for k, v in arrays.items() if isinstance(v, np.ndarray) and v.dtype != object},
+        "buffer": {
+            k: v
+            for k, v in arrays.items()
+            if (isinstance(v, np.ndarray) and v.dtype != object) or k in ("observations", "next_observations")
+        },
     }
 
 
-@every_case
+@every_case_and_kind
 def test_a_deposit_leaves_no_trace_and_draws_no_global_random_number(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -545,7 +560,7 @@ class StopAt(BaseCallback):
 
 def check_resume(case: Case, states: Any, folder: Path, **changes: Any) -> None:
     answers = config(states=states, strength=rlsd.Schedule(1.0, 0.1), timing=rlsd.EveryStep(3), **changes)
-    total = 2 * case.steps if case.algorithm != "ARS" else case.steps
+    total = 6 * ROLLOUT if case.algorithm != "ARS" else case.steps
     expected = whole_state(case.distilled(answers).learn(total))
     checkpoints = Checkpoints(folder, every=10**6)
     with pytest.raises(Stopped):
@@ -559,7 +574,7 @@ def check_resume(case: Case, states: Any, folder: Path, **changes: Any) -> None:
     assert not differences(expected, whole_state(agent))
 
 
-@every_case
+@every_case_and_kind
 def test_resumed_training_is_that_which_never_stopped(case: Case, tmp_path: Path) -> None:
     check_resume(case, rlsd.Reservoir(capacity=40, batch_size=8), tmp_path)
 
@@ -690,7 +705,7 @@ def loaded_without_rlsd(chosen: tuple[Case, ...]) -> tuple[str, str]:
         return done.stdout, done.stderr
 
 
-@every_case
+@every_case_and_kind
 def test_its_zip_acts_the_same_in_plain_sb3_where_rlsd_is_missing(case: Case, request: pytest.FixtureRequest) -> None:
     # All the cases of this run at once: starting a process takes longer than all of them.
     name = request.node.originalname

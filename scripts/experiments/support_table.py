@@ -82,15 +82,21 @@ SPACES: dict[str, str] = {
     "multidiscrete": "MultiDiscrete",
     "multibinary": "MultiBinary",
     "gsde": "gSDE",
+    "gsde_squashed": "gSDE",
     "dict": "Dict",
     "box_dict": "Dict",
     "image_chw": "image",
+    "image_hwc": "image",
     "box_image": "image",
     "shared_image": "image",
     "goal": "HER",
     "box_goal": "HER",
     "normalized": "VecNormalize",
     "normalized_discrete": "VecNormalize",
+    "normalized_dict": "VecNormalize",
+    "discrete_observations": "Discrete observations",
+    "regularized": "batch norm, dropout",
+    "separate_extractors": "batch norm, dropout",
 }
 
 

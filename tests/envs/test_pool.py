@@ -2,6 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from stable_baselines3 import PPO
 
 from rlsd_envs import UnsupportedByBackend, make_vec_env
@@ -114,8 +115,13 @@ def test_pictures():
     env.close()
 
 
-def test_ppo_learns():
-    PPO("MlpPolicy", make("CartPole-v1", n_envs=8), n_steps=16, batch_size=64, device="cpu", seed=0).learn(256)
+def test_ppo_trains_in_it_and_counts_its_episodes():
+    agent = PPO("MlpPolicy", make("CartPole-v1", n_envs=8), n_steps=16, batch_size=64, device="cpu", seed=0)
+    before = {name: value.clone() for name, value in agent.policy.state_dict().items()}
+    agent.learn(256)
+    assert agent.num_timesteps == 256
+    assert len(agent.ep_info_buffer) > 0, "no episode ended, or its return was lost"
+    assert not all(torch.equal(value, before[name]) for name, value in agent.policy.state_dict().items())
 
 
 def test_procgen_takes_its_levels():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pickle
 import zipfile
@@ -230,9 +231,13 @@ OPTIMIZERS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("steps", [0, 24])
-@pytest.mark.parametrize("theirs", OPTIMIZERS)
-@pytest.mark.parametrize("mine", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("mine", "theirs", "steps"),
+    [
+        (mine, theirs, 24 * (number % 2))
+        for number, (mine, theirs) in enumerate(itertools.product(OPTIMIZERS, repeat=2))
+    ],
+)
 def test_the_state_of_another_optimizer_is_an_error(mine, theirs, steps, tmp_path):
     file = saved(trained("A2C", **OPTIMIZERS[theirs]), tmp_path)
     agent = small_agent("A2C", seed=1, **OPTIMIZERS[mine]).learn(steps)
@@ -343,8 +348,11 @@ HOSTILE_STATES = {
 }
 
 
-@pytest.mark.parametrize("values", HOSTILE_STATES.values(), ids=HOSTILE_STATES.keys())
-@pytest.mark.parametrize("parameter", [0, 7])
+@pytest.mark.parametrize(
+    ("values", "parameter"),
+    list(zip(HOSTILE_STATES.values(), itertools.cycle([0, 7]))),
+    ids=HOSTILE_STATES.keys(),
+)
 def test_an_optimizers_state_that_no_training_leaves_is_refused(parameter, values, tmp_path):
     original = trained("PPO")
     content = original.policy.optimizer.state_dict()

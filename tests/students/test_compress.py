@@ -115,8 +115,13 @@ def test_stored_states_are_used_where_there_are_enough(monkeypatch: pytest.Monke
     module = importlib.import_module("rlsd.students.compress")
     monkeypatch.setattr(module, "_ENOUGH", 30)
     monkeypatch.setattr(module, "DaggerCollector", None)
-    compress(distilled(PPO).learn(2 * ROLLOUT), {"net_arch": [2]}, steps=8)  # in the distiller's reservoir
-    compress(build(SAC, "box").learn(3 * ROLLOUT), {"net_arch": [2]}, steps=8)  # in the replay buffer
+    agents = distilled(PPO).learn(2 * ROLLOUT), build(SAC, "box").learn(3 * ROLLOUT)
+    for agent in agents:  # in the distiller's reservoir, in the replay buffer
+        assert compress(agent, {"net_arch": [2]}, steps=8).num_timesteps == 0
+    monkeypatch.setattr(module, "_ENOUGH", 10**6)
+    for agent in agents:
+        with pytest.raises(TypeError, match="NoneType"):  # there are too few, and nobody gathers
+            compress(agent, {"net_arch": [2]}, steps=8)
 
 
 @pytest.mark.parametrize(

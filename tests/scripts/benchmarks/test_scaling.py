@@ -49,7 +49,7 @@ def test_figures_and_ratios_are_those_of_the_unit():
 
 def test_all_axes_are_measured_printed_and_written(tmp_path, capsys):
     file, plot = tmp_path / "scaling.json", tmp_path / "scaling.svg"
-    words = f"-n 64 --pairs 5 --reservoirs 64 128 --teachers 1 2 --envs 1 4 --backends dummy gymnasium {TINY}"
+    words = f"-n 32 --pairs 5 --reservoirs 64 128 --teachers 1 2 --envs 1 2 --backends dummy gymnasium {TINY}"
     drawn = ""
     try:
         import matplotlib  # noqa: F401

@@ -12,9 +12,9 @@ from benchmarks.solve import SolveOptions
 TINY = ("n_envs=2", "n_steps=16", "batch_size=32", "n_epochs=1", "learning_rate=lin_0.001")
 
 
-def task_of(run, target, **flags):
-    plan = SolveOptions(n_timesteps=96, hyperparams=TINY, **flags).plan()
-    evaluated = {"target": target, "eval_freq": 32, "eval_episodes": 3}
+def task_of(run, target, n_timesteps=96, eval_episodes=3, **flags):
+    plan = SolveOptions(n_timesteps=n_timesteps, hyperparams=TINY, **flags).plan()
+    evaluated = {"target": target, "eval_freq": 32, "eval_episodes": eval_episodes}
     if run is rlsd_child.solve:
         return children.rlsd_task(plan, "solve", 0, **evaluated)
     return children.plain_task(plan, "stable_baselines3", "solve", 0, **evaluated)
@@ -35,10 +35,11 @@ def test_a_run_that_does_not_reach_it_goes_on_to_the_end_and_says_so(run):
 
 
 def test_both_sides_evaluate_in_the_same_episodes():
-    plain = plain_child.solve(task_of(plain_child.solve, 1e9, env="Acrobot-v1"))
-    ours = rlsd_child.solve(task_of(rlsd_child.solve, 1e9, env="Acrobot-v1"))
+    short = {"env": "Acrobot-v1", "n_timesteps": 64, "eval_episodes": 1}
+    plain = plain_child.solve(task_of(plain_child.solve, 1e9, **short))
+    ours = rlsd_child.solve(task_of(rlsd_child.solve, 1e9, **short))
     assert [step for step, _ in plain["evaluations"]] == [step for step, _ in ours["evaluations"]], "steps"
-    again = plain_child.solve(task_of(plain_child.solve, 1e9, env="Acrobot-v1"))
+    again = plain_child.solve(task_of(plain_child.solve, 1e9, **short))
     assert plain["evaluations"] == again["evaluations"], "a seed gives the same run"
 
 

@@ -24,9 +24,9 @@ def kills(done):
 
 
 def test_a_few_kills_change_nothing():
-    done = chaos("--runs", "ppo-vecnormalize,replace", "--kills", "4")
+    done = chaos("--runs", "ppo-vecnormalize", "--kills", "2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert kills(done) >= 2, done.stdout  # a moment drawn at random may lie after the end of a short training
+    assert kills(done) >= 1, done.stdout  # a moment drawn at random may lie after the end of a short training
 
 
 @pytest.mark.slow
