@@ -11,9 +11,10 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ _CORE = [
     Case("SAC", "box"),
     Case("SAC", "gsde"),
     Case("SAC", "normalized"),
-    Case("SAC", "box_dict", n_envs=1),
+    Case("SAC", "box_dict"),
     Case("SAC", "box_goal"),
     Case("TQC", "gsde"),
     Case("CrossQ", "box"),
@@ -139,6 +140,19 @@ def cases(core: list[Case], every: list[Case] = _ALL) -> Any:
     rest = [pytest.param(case, id=str(case), marks=pytest.mark.slow) for case in every if case not in core]
     rest.sort(key=lambda parameter: str(parameter.id))
     return pytest.mark.parametrize("case", [pytest.param(case, id=str(case)) for case in core] + rest)
+
+
+def cases_with(name: str, core: list[tuple[Case, Any]], every: list[tuple[Case, Any]]) -> Any:
+    """Parametrise over some cases, each with something else; over the rest of all pairs in the slow run."""
+    pairs = [*core, *(pair for pair in every if pair not in core)]
+    marks = [[] if pair in core else [pytest.mark.slow] for pair in pairs]
+    return pytest.mark.parametrize(
+        (name, "case"),
+        [
+            pytest.param(value, case, id=f"{value}-{case}", marks=some)
+            for (case, value), some in zip(pairs, marks, strict=True)
+        ],
+    )
 
 
 every_case = cases(_CORE)
@@ -390,14 +404,20 @@ def test_the_harder_the_pull_the_nearer_to_a_fixed_teacher(case: Case) -> None:
 # --- It leaves everything else alone --------------------------------------------------------------
 
 
+@cache
+def plainly_trained(case: Case) -> tuple[Any, Any]:
+    """What plain SB3 comes to, and what it logs."""
+    plain = case.build().learn(case.steps, log_interval=1)
+    return copied(training_state(plain)), logged(plain)
+
+
 @every_case_and_kind
 def test_without_a_pull_training_is_plain_sb3_bit_for_bit(case: Case) -> None:
-    plain = case.build().learn(case.steps, log_interval=1)
-    expected = copied(training_state(plain))
+    expected, log = plainly_trained(case)
     agent = case.distilled(config(strength=0.0, teacher=rlsd.Snapshot(every=1))).learn(case.steps, log_interval=1)
     assert agent.distiller.teacher.version > 0
     assert not differences(expected, training_state(agent))
-    assert not differences(logged(plain), logged(agent))
+    assert not differences(log, logged(agent))
     agent = case.distilled(config(teacher=rlsd.Snapshot(every=10**6))).learn(case.steps, log_interval=1)
     assert agent.distiller.states.count > 0
     assert not differences(expected, training_state(agent))
@@ -494,8 +514,11 @@ def test_nothing_stays_behind_whatever_happens_and_training_goes_on(
     assert set(vars(agent)) == keys
 
 
-@every_case
-@pytest.mark.parametrize("stride", [1, 3])
+@cases_with(
+    "stride",
+    [(case, 1 if number % 5 == 0 else 3) for number, case in enumerate(_CORE)],
+    [(case, stride) for case in _ALL for stride in (1, 3)],
+)
 def test_deposits_are_the_actors_steps_divided_by_the_stride(
     case: Case, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -603,47 +626,38 @@ _STATES: dict[str, Any] = {
         "batch_size": 8,
     },
 }
-every_other_teacher = pytest.mark.parametrize("teacher", _TEACHERS)
+#: What cannot go together says so; that has a test of its own.
+_SENSELESS = {("ARS", "cascade"), ("RecurrentPPO", "frozen"), ("ARS", "minibatch")}
 _FEW = [Case("PPO", "normalized"), Case("SAC", "normalized"), Case("DQN", "discrete")]
-few_cases = cases(_FEW, [Case(name, kinds[0]) for name, kinds in _MATRIX.items()])
 
 
-def makes_sense(case: Case, teacher: str) -> bool:
-    """Whether the teacher can teach such an agent; where it cannot, that it says so has a test of its own."""
-    return (case.algorithm, teacher) not in {("ARS", "cascade"), ("RecurrentPPO", "frozen")}
+def each_with_one(name: str, values: Iterable[str]) -> Any:
+    """Each teacher or store with one of a few agents in turn, and with every algorithm in the slow run."""
+    every = [(Case(algorithm, kinds[0]), value) for algorithm, kinds in _MATRIX.items() for value in values]
+    core = list(zip(cycle(_FEW), values))
+    return cases_with(name, core, [pair for pair in every if (pair[0].algorithm, pair[1]) not in _SENSELESS])
 
 
-@few_cases
-@every_other_teacher
+@each_with_one("teacher", _TEACHERS)
 def test_resumed_training_by_any_teacher_is_that_which_never_stopped(case: Case, teacher: str, tmp_path: Path) -> None:
-    if makes_sense(case, teacher):
-        states = rlsd.Reservoir(capacity=40, batch_size=8)
-        check_resume(case, states, tmp_path, teacher=_TEACHERS[teacher](case))
+    check_resume(case, rlsd.Reservoir(capacity=40, batch_size=8), tmp_path, teacher=_TEACHERS[teacher](case))
 
 
-@few_cases
-@pytest.mark.parametrize("states", _STATES)
+@each_with_one("states", _STATES)
 def test_resumed_training_on_any_states_is_that_which_never_stopped(case: Case, states: str, tmp_path: Path) -> None:
-    if (case.algorithm, states) != ("ARS", "minibatch"):
-        check_resume(case, _STATES[states], tmp_path)
+    check_resume(case, _STATES[states], tmp_path)
 
 
-@few_cases
-@every_other_teacher
+@each_with_one("teacher", _TEACHERS)
 def test_without_a_pull_no_teacher_leaves_a_trace(case: Case, teacher: str) -> None:
-    if makes_sense(case, teacher):
-        expected = copied(training_state(case.build().learn(case.steps)))
-        agent = case.distilled(config(strength=0.0, teacher=_TEACHERS[teacher](case), states="recent"))
-        agent.learn(case.steps)
-        assert agent.distiller.teacher.version > 0
-        assert not differences(expected, training_state(agent))
+    agent = case.distilled(config(strength=0.0, teacher=_TEACHERS[teacher](case), states="recent"))
+    agent.learn(case.steps)
+    assert agent.distiller.teacher.version > 0
+    assert not differences(plainly_trained(case)[0], training_state(agent))
 
 
-@few_cases
-@pytest.mark.parametrize("states", _STATES)
+@each_with_one("states", _STATES)
 def test_nothing_stays_behind_on_any_states(case: Case, states: str) -> None:
-    if (case.algorithm, states) == ("ARS", "minibatch"):
-        return
     agent = case.distilled(config(states=_STATES[states])).learn(case.steps)
     assert agent.distiller.deposits > 0
     buffer = getattr(agent, "rollout_buffer", None) or getattr(agent, "replay_buffer", None)
@@ -725,7 +739,7 @@ _PROMISED = [
     Case("DQN", "image_chw"),
     Case("DQN", "goal"),
     Case("QRDQN", "discrete"),
-    Case("SAC", "box_dict", n_envs=1),
+    Case("SAC", "box_dict"),
     Case("SAC", "normalized"),
     Case("TQC", "gsde"),
     Case("CrossQ", "box"),
