@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,6 @@ import tyro
 from rlsd.cli.console import say, warn
 from rlsd.cli.errors import UserError
 from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest, read_flags
-from rlsd.cli.interrupt import stop_on_signals
 from rlsd.cli.main import EXIT_INTERRUPTED
 from rlsd.cli.options import parse as parse_train
 from rlsd.cli.tables import check_file, write_json
@@ -75,7 +73,10 @@ def run(argv: Sequence[str]) -> int:
     trials = plan_trials(options)
     target = Path(options.results) if options.results else Path(options.log_folder) / "compare.json"
     check_file("--results", str(target))
-    results, interrupted = train_all(trials, options.jobs)
+    from rlsd.cli.sweep import run_sweep
+
+    found, interrupted = run_sweep(trials, options.jobs, "trainings", _told)
+    results = [result for result in found if result is not None]
     if results:
         _report(options, argv, trials, results, target)
     if interrupted:
@@ -119,30 +120,6 @@ def plan_trials(options: CompareOptions) -> list[Trial]:
     ]
 
 
-def train_all(trials: Sequence[Trial], jobs: int) -> tuple[list[Result], bool]:
-    """Run what is not finished, ``jobs`` at a time.
-
-    :returns: the results in the order of ``trials``, and whether a signal put an end to it.
-    """
-    from rlsd.cli.trials import Trainer, as_finished
-
-    trainer = Trainer()
-    results = [trial.result() for trial in trials]
-    missing = [number for number, result in enumerate(results) if result is None]
-    say(f"{len(trials)} trainings: {len(trials) - len(missing)} finished, {len(missing)} to run, {jobs} at a time")
-    with ThreadPoolExecutor(jobs) as pool, stop_on_signals(trainer.stop):
-        futures = {pool.submit(trainer.train, trials[number]): number for number in missing}
-        try:
-            for done, future in enumerate(as_finished(futures), 1):
-                number = futures[future]
-                results[number] = future.result()
-                if not trainer.stopping:
-                    _say_trial(trials[number], results[number], f"{done} of {len(missing)}")
-        except KeyboardInterrupt:
-            trainer.stop()
-    return [result for result in results if result is not None], trainer.stopping
-
-
 def _words(options: CompareOptions, env: str, variant: Variant, seed: int) -> tuple[str, ...]:
     """Return the command line of one training, after ``rlsd train``."""
     shared = parse_pairs("--hyperparams", options.hyperparams)
@@ -162,12 +139,9 @@ def _folder(options: CompareOptions, variant: Variant, seed: int) -> Path:
     return Path(options.log_folder) / variant.name / f"seed_{seed}"
 
 
-def _say_trial(trial: Trial, result: Result | None, progress: str) -> None:
-    if result is None:
-        warn(f"  {trial.label}: failed, see {trial.log}: {trial.last_words()}  [{progress}]")
-        return
+def _told(result: Result) -> str:
     training = "" if result.training is None else f", training {result.training:.1f}"
-    say(f"  {trial.label}: final {result.final:.1f}{training}, {result.seconds:.1f} s  [{progress}]")
+    return f"final {result.final:.1f}{training}, {result.seconds:.1f} s"
 
 
 def _report(

@@ -22,7 +22,7 @@ from rlsd.cli.runfolder import check_writable
 from rlsd.cli.tables import table
 
 if TYPE_CHECKING:
-    from rlsd.cli.trials import Launcher
+    from rlsd.cli.sweep import Launcher
     from rlsd.cli.two_tasks import Outcome, Point, Settings
 
 PLAIN, OURS = "plain SB3", "rlsd"
@@ -128,7 +128,7 @@ def _settings(options: DemoOptions, name: str) -> Settings:
 
 def _run_all(settings: Mapping[str, Settings], folder: Path) -> dict[str, Outcome] | None:
     """Run the trials at the same time, and tell how they go. Returns None where a signal put an end to it."""
-    from rlsd.cli.trials import Launcher, last_line
+    from rlsd.cli.sweep import Launcher, last_line
 
     launcher, progress = Launcher(), _Progress(2 * settings[PLAIN].steps)
     for name in settings:

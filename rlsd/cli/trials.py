@@ -7,37 +7,20 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-import os
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rlsd.cli.console import warn
 from rlsd.cli.errors import UserError, blame_input
-from rlsd.cli.main import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from rlsd.cli.main import EXIT_USER_ERROR
 from rlsd.cli.options import TrainOptions
 from rlsd.cli.runfolder import RunFolder, file_name
-from rlsd_envs.lifeline import guard
+from rlsd.cli.sweep import Launcher
 
 if TYPE_CHECKING:
     from rlsd.cli.plan import Plan
-
-T = TypeVar("T")
-
-#: Seconds after which the main thread sees a signal that came at the wrong moment.
-_LOOK_UP = 0.2
-
-#: Seconds that a training gets to end when it is to stop at once, and to save when this process was killed.
-_PATIENCE, _PATIENCE_WITHOUT_US = 10.0, 60.0
 
 #: The last episodes of training that are averaged: how well the policy does while it explores.
 TRAINING_EPISODES = 100
@@ -115,9 +98,19 @@ class Trial:
         runs = [run for run in self._runs() if run.can_be_resumed]
         return runs[-1] if runs else None
 
-    def last_words(self) -> str:
-        """Return the last line of the log."""
-        return last_line(self.log)
+    def run(self, launcher: Launcher) -> Result | None:
+        """Bring it to its end, from where it is; asked to stop, it saves first. None when it failed or was stopped."""
+        if (done := self.result()) is not None:
+            return done
+        stopped = self.unfinished()
+        # A checkpoint that cannot be read is left where it is, and the run is started over.
+        if stopped is None or self._train(launcher, ("--resume", str(stopped.root))) == EXIT_USER_ERROR:
+            self._train(launcher, self.words)
+        return self.result()
+
+    def _train(self, launcher: Launcher, words: tuple[str, ...]) -> int:
+        """Run ``rlsd train`` to its end, and return its exit code."""
+        return launcher.run(("-m", "rlsd", "train", *words), self.log)
 
     def _runs(self) -> list[RunFolder]:
         """Return the runs in the trial's folder that were started as it would be now, the oldest first."""
@@ -168,90 +161,6 @@ class Trial:
         )
 
 
-class Launcher:
-    """Runs processes of ``rlsd`` that can be stopped together."""
-
-    def __init__(self) -> None:
-        self.stopping = False
-        self._kill_at = math.inf
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
-
-    def stop(self) -> None:
-        """Ask the running processes to stop, and start no more. Asked again, they stop at once, or are killed."""
-        if self.stopping:
-            self._kill_at = time.monotonic() + _PATIENCE
-        self.stopping = True
-        with self._lock:
-            for process in self._running:
-                process.terminate()
-
-    def run(self, words: Sequence[str], log: Path) -> int:
-        """Run a Python process with these words to its end, and return its exit code.
-
-        :param words: what follows the interpreter: ``-m MODULE ...`` or ``FILE ...``.
-        :param log: what it says is added to this file.
-        """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
-            with self._lock:
-                if self.stopping:
-                    return EXIT_INTERRUPTED
-                process = subprocess.Popen(
-                    [sys.executable, *words],
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-                    # Ctrl-C goes to this process alone, which passes it on: two signals would mean "at once".
-                    start_new_session=True,
-                )
-                self._running.add(process)
-            guard(process.pid, _PATIENCE_WITHOUT_US)
-            try:
-                return self._end_of(process)
-            finally:
-                with self._lock:
-                    self._running.discard(process)
-
-    def _end_of(self, process: subprocess.Popen[bytes]) -> int:
-        while True:
-            with suppress(subprocess.TimeoutExpired):
-                return process.wait(_LOOK_UP)
-            if time.monotonic() > self._kill_at:
-                process.kill()
-
-
-def as_finished(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
-    """Yield futures as they finish, in the main thread.
-
-    It looks up from waiting several times a second. ``as_completed`` waits without end, and a signal that comes just as
-    the main thread lies down to wait is answered only when something else wakes it: here, hours later.
-    """
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, _LOOK_UP, FIRST_COMPLETED)
-        yield from done
-
-
-class Trainer(Launcher):
-    """Trains trials in processes that can be stopped together: asked to, they save first."""
-
-    def train(self, trial: Trial) -> Result | None:
-        """Bring a trial to its end, from where it is. Returns None when it failed or was stopped."""
-        if (done := trial.result()) is not None:
-            return done
-        stopped = trial.unfinished()
-        # A checkpoint that cannot be read is left where it is, and the run is started over.
-        if stopped is None or self._launch(trial, ("--resume", str(stopped.root))) == EXIT_USER_ERROR:
-            self._launch(trial, trial.words)
-        return trial.result()
-
-    def _launch(self, trial: Trial, words: tuple[str, ...]) -> int:
-        """Run ``rlsd train`` to its end, and return its exit code."""
-        return self.run(("-m", "rlsd", "train", *words), trial.log)
-
-
 def training_return(monitor: Path) -> float | None:
     """Return the mean return of the last episodes in a file of SB3's ``Monitor``, None when it has none."""
     try:
@@ -260,15 +169,6 @@ def training_return(monitor: Path) -> float | None:
         return None
     returns = [float(row["r"]) for row in csv.DictReader(lines[1:])][-TRAINING_EPISODES:]
     return sum(returns) / len(returns) if returns else None
-
-
-def last_line(log: Path) -> str:
-    """Return the last line of a log that says anything."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 @cache

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.pairs import RATE, Timing
 from benchmarks.report import wait_for
-from benchmarks.series import STEP_RATE, Block, Point, Series
+from benchmarks.series import Point, Series
 from rlsd.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def alone(plan: Plan, backend: str, sizes: tuple[int, ...], steps: int, most_pro
     """Prepare environments that are stepped with random actions, by nobody who learns."""
     from rlsd.cli.probe import make
 
-    series = Series("environments", f"{backend}, stepped alone", STEP_RATE, [])
+    series = Series("environments", f"{backend}, stepped alone", RATE, [])
     for size in _possible(series, backend, sizes, most_processes):
         try:
             env = make(plan.env_id, size, backend, plan.seed, plan.env_kwargs)
@@ -45,11 +46,11 @@ class _Stepping:
         env.reset()
         env.step(self.actions[0])
 
-    def work(self) -> Block:
+    def work(self) -> Timing:
         wall, cpu = time.perf_counter(), time.process_time()
         for number in range(self.rounds):
             self.env.step(self.actions[number % _FEWEST_STEPS])
-        return Block(time.perf_counter() - wall, time.process_time() - cpu, self.rounds * self.env.num_envs)
+        return Timing(time.perf_counter() - wall, time.process_time() - cpu, self.rounds * self.env.num_envs)
 
 
 def in_training(plan: Plan, backend: str, sizes: tuple[int, ...], steps: int, most_processes: int) -> Series:
@@ -57,7 +58,7 @@ def in_training(plan: Plan, backend: str, sizes: tuple[int, ...], steps: int, mo
     from rlsd.cli.agents import new_agent
     from rlsd.cli.environments import training_env
 
-    series = Series("environments", f"{backend}, in training", STEP_RATE, [])
+    series = Series("environments", f"{backend}, in training", RATE, [])
     possible = _possible(series, backend, sizes, most_processes)
     rollout = max(_rollout(plan), _STEPS_OF_EACH * max(possible, default=1))
     for size in possible:
@@ -78,12 +79,12 @@ class _Learning:
     def __init__(self, agent: Any, steps: int) -> None:
         self.agent, self.steps = agent, steps
 
-    def work(self) -> Block:
+    def work(self) -> Timing:
         before = self.agent.num_timesteps
         wall, cpu = time.perf_counter(), time.process_time()
         self.agent.learn(self.steps, reset_num_timesteps=False)
         wait_for(self.agent.device)
-        return Block(time.perf_counter() - wall, time.process_time() - cpu, self.agent.num_timesteps - before)
+        return Timing(time.perf_counter() - wall, time.process_time() - cpu, self.agent.num_timesteps - before)
 
 
 def _rollout(plan: Plan) -> int:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from benchmarks.pairs import Timing
 from benchmarks.report import wait_for
-from benchmarks.series import STEP_TIME, Block, Point, Series
+from benchmarks.series import STEP_TIME, Point, Series
 from rlsd.cli.errors import UserError, blame_input, one_line
 from rlsd.observations import from_names
 from rlsd.several import each
@@ -74,7 +75,7 @@ class Training:
             self._aside.time(self.agent.distiller.cache, "teach")
             self._aside.time(self.agent.distiller.teacher, "study")
 
-    def work(self) -> Block:
+    def work(self) -> Timing:
         """Train on, and return what the gradient steps took."""
         watch, aside = self._watch, self._aside
         watch.wall = watch.cpu = aside.wall = aside.cpu = 0.0
@@ -83,7 +84,7 @@ class Training:
         done = self.agent.distiller.steps - before
         if not done:
             raise UserError("the recipe never pulled, so there is no gradient step to time: give another --recipe")
-        return Block(watch.wall - aside.wall, watch.cpu - aside.cpu, done)
+        return Timing(watch.wall - aside.wall, watch.cpu - aside.cpu, done)
 
     def warm_up(self, refreshes: int) -> None:
         """Train until the teacher has been refreshed so often that it is complete."""

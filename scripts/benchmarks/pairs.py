@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from rlsd.cli.tables import table
@@ -48,7 +49,7 @@ class Timing(NamedTuple):
 
     :param wall: seconds on the clock.
     :param cpu: seconds of processor time of this process, all its threads together; others' load hardly moves it.
-    :param steps: environment steps.
+    :param steps: environment steps, or gradient steps.
     """
 
     wall: float
@@ -60,7 +61,7 @@ class Measure(NamedTuple):
     """What a ratio is a ratio of.
 
     :param unit: for people.
-    :param of: the figure, from seconds and environment steps.
+    :param of: the figure, from seconds and steps.
     :param form: how the figure is written.
     """
 
@@ -109,6 +110,10 @@ class Pair(NamedTuple):
         return self.cpu[0] / self.cpu[1]
 
 
+#: A name for people, and what does the work and times it.
+Way = tuple[str, Callable[[], Timing]]
+
+
 class Spread(NamedTuple):
     """The smallest, middle and largest of the ratios."""
 
@@ -127,11 +132,22 @@ def interleave(
     """
     done = []
     for number in range(pairs):
-        order = (over, under) if number % 2 == 0 else (under, over)
-        timings = {side.name: time_once(side, number) for side in order}
-        done.append(Pair(number, order[0].name, timings[over.name], timings[under.name], measure))
+        way, other = ((side.name, partial(time_once, side, number)) for side in (over, under))
+        done.append(time_pair(number, way, other, measure))
         announce(done[-1])
     return done
+
+
+def time_pair(number: int, over: Way, under: Way, measure: Measure) -> Pair:
+    """Time two ways, one right after the other; the one that goes first alternates.
+
+    :param number: of the pair, from 0.
+    """
+    if number % 2 == 0:
+        first, second = over[1](), under[1]()
+        return Pair(number, over[0], first, second, measure)
+    first, second = under[1](), over[1]()
+    return Pair(number, under[0], second, first, measure)
 
 
 def time_once(side: Side, number: int) -> Timing:

@@ -29,12 +29,12 @@ def draw(measured: Sequence[tuple[Series, Sequence[Measured]]], path: str) -> No
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    frames = list(dict.fromkeys((series.axis, series.unit.name) for series, _ in measured))
+    frames = list(dict.fromkeys((series.axis, series.measure.unit) for series, _ in measured))
     figure = Figure(figsize=(5.5 * len(frames), 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = {frame: figure.add_subplot(1, len(frames), number + 1) for number, frame in enumerate(frames)}
     for series, points in measured:
-        frame = axes[series.axis, series.unit.name]
+        frame = axes[series.axis, series.measure.unit]
         frame.plot([one.size for one in points], [one.wall for one in points], marker="o", label=series.name)
     for (axis, unit), frame in axes.items():
         frame.set(xscale="log", yscale="log" if unit == "steps/s" else "linear", xlabel=axis, ylabel=unit)

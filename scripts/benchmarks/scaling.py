@@ -93,7 +93,7 @@ def _measure(series: Series, rounds: int) -> list[Measured]:
         stack.callback(series.close)
         points = measure(series, rounds)
     say(series_table(series, points))
-    if series.unit is STEP_TIME:  # more environments are there to be faster
+    if series.measure is STEP_TIME:  # more environments are there to be faster
         say(f"{'Flat' if flat(points) else 'Not flat'} within 5 % (CPU time, median).")
     return points
 

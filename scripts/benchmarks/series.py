@@ -8,24 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from benchmarks.pairs import Spread, spread
+from benchmarks.pairs import Measure, Pair, Spread, Timing, spread, time_pair
 from rlsd.cli.tables import table
 
 #: A ratio that stays this close to 1 is called flat.
 FLAT = 0.05
-
-
-class Block(NamedTuple):
-    """What a stretch of work took.
-
-    :param wall: seconds on the clock.
-    :param cpu: seconds of processor time of this process.
-    :param steps: gradient steps, or environment steps.
-    """
-
-    wall: float
-    cpu: float
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -38,25 +25,11 @@ class Point:
     """
 
     size: int
-    work: Callable[[], Block]
+    work: Callable[[], Timing]
     close: Callable[[], None]
 
 
-class Unit(NamedTuple):
-    """What is measured.
-
-    :param name: for people.
-    :param of: the figure, from seconds and steps.
-    :param form: how the figure is written.
-    """
-
-    name: str
-    of: Callable[[float, int], float]
-    form: str
-
-
-STEP_TIME = Unit("µs per gradient step", lambda seconds, steps: seconds / steps * 1e6, ",.0f")
-STEP_RATE = Unit("steps/s", lambda seconds, steps: steps / seconds, ",.0f")
+STEP_TIME = Measure("µs per gradient step", lambda seconds, steps: seconds / steps * 1e6, ",.0f")
 
 
 @dataclass(frozen=True)
@@ -65,14 +38,14 @@ class Series:
 
     :param axis: what the sizes are of.
     :param name: of the variant, where there are several.
-    :param unit: what is measured.
+    :param measure: what is measured.
     :param points: in the order of their sizes; the first is what the others are divided by.
     :param skipped: what was left out, and why.
     """
 
     axis: str
     name: str
-    unit: Unit
+    measure: Measure
     points: list[Point]
     skipped: list[str] = field(default_factory=list)
 
@@ -101,31 +74,24 @@ def measure(series: Series, rounds: int) -> list[Measured]:
 
     Of the smallest itself one stretch is divided by another, which shows how much is noise.
     """
-    base, found = series.points[0], []
-    blocks: dict[int, list[tuple[Block, Block]]] = {point.size: [] for point in series.points}
+    base = series.points[0]
+    pairs: dict[int, list[Pair]] = {point.size: [] for point in series.points}
     for number in range(rounds):
         for point in series.points:
-            order = (point, base) if number % 2 == 0 else (base, point)
             gc.collect()
-            first, second = (one.work() for one in order)
-            blocks[point.size].append((first, second) if number % 2 == 0 else (second, first))
-    for point in series.points:
-        walls = [(_figure(series, a.wall, a.steps), _figure(series, b.wall, b.steps)) for a, b in blocks[point.size]]
-        cpus = [(_figure(series, a.cpu, a.steps), _figure(series, b.cpu, b.steps)) for a, b in blocks[point.size]]
-        found.append(
-            Measured(
-                point.size,
-                statistics.median(own for own, _ in walls),
-                statistics.median(own for own, _ in cpus),
-                spread([own / smallest for own, smallest in walls]),
-                spread([own / smallest for own, smallest in cpus]),
-            )
-        )
-    return found
+            way, smallest = ((str(one.size), one.work) for one in (point, base))
+            pairs[point.size].append(time_pair(number, way, smallest, series.measure))
+    return [_measured(size, found) for size, found in pairs.items()]
 
 
-def _figure(series: Series, seconds: float, steps: int) -> float:
-    return series.unit.of(seconds, steps)
+def _measured(size: int, pairs: Sequence[Pair]) -> Measured:
+    return Measured(
+        size,
+        statistics.median(pair.wall[0] for pair in pairs),
+        statistics.median(pair.cpu[0] for pair in pairs),
+        spread([pair.wall_ratio for pair in pairs]),
+        spread([pair.cpu_ratio for pair in pairs]),
+    )
 
 
 def flat(measured: Sequence[Measured]) -> bool:
@@ -135,8 +101,8 @@ def flat(measured: Sequence[Measured]) -> bool:
 
 def series_table(series: Series, measured: Sequence[Measured]) -> str:
     """Return the figures of a series in columns."""
-    head = (series.axis, series.unit.name, "by CPU", "ratio min", "median", "max", "CPU min", "median", "max")
-    form = series.unit.form
+    head = (series.axis, series.measure.unit, "by CPU", "ratio min", "median", "max", "CPU min", "median", "max")
+    form = series.measure.form
     rows = [
         [
             f"{one.size:,}",
@@ -154,7 +120,7 @@ def series_dict(series: Series, measured: Sequence[Measured]) -> dict[str, Any]:
     return {
         "axis": series.axis,
         "name": series.name,
-        "unit": series.unit.name,
+        "unit": series.measure.unit,
         "flat_within_5_percent": flat(measured),
         "skipped": series.skipped,
         "sizes": [

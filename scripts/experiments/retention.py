@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,16 +15,15 @@ import tyro
 from rlsd.cli.console import say, warn
 from rlsd.cli.errors import UserError
 from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest, read_flags
-from rlsd.cli.interrupt import stop_on_signals
 from rlsd.cli.main import EXIT_INTERRUPTED, Command
 from rlsd.cli.main import main as run_command
+from rlsd.cli.sweep import Launcher, run_sweep
 from rlsd.cli.tables import check_file, write_json
 from rlsd.cli.values import parse_pairs
 from rlsd.cli.variants import parse_seeds, parse_variants
 
 if TYPE_CHECKING:
     from experiments.retention_summary import Scale
-    from rlsd.cli.trials import Launcher
     from rlsd.cli.two_tasks import Outcome, Settings
 
 EXIT_FAILED = 1
@@ -97,7 +96,7 @@ class Trial:
         """What its process said."""
         return self.file.with_suffix(".log")
 
-    def outcome(self) -> Outcome | None:
+    def result(self) -> Outcome | None:
         """Return what it came to, None while it is not finished."""
         from rlsd.cli.two_tasks import read
 
@@ -107,7 +106,7 @@ class Trial:
         """Run it in a process of its own. Returns None when it failed or was stopped."""
         words = (*_TRIAL, json.dumps(asdict(self.settings)), str(self.file))
         if launcher.run(words, self.log) == 0:
-            return self.outcome()
+            return self.result()
         return None
 
 
@@ -127,7 +126,7 @@ def run(argv: Sequence[str]) -> int:
     check_file("--results", str(target))
     scale = _scale(trials[0].settings)
     _say_settings(trials)
-    outcomes, interrupted = run_all(trials, options.jobs, scale)
+    outcomes, interrupted = run_sweep(trials, options.jobs, "trials", partial(_told, scale=scale), _STOPPING)
     finished = sum(outcome is not None for outcome in outcomes)
     if finished:
         _report(options, argv, trials, outcomes, scale, target)
@@ -166,30 +165,6 @@ def plan_trials(options: RetentionOptions) -> list[Trial]:
     ]
 
 
-def run_all(trials: Sequence[Trial], jobs: int, scale: Scale) -> tuple[list[Outcome | None], bool]:
-    """Run what is not finished, ``jobs`` at a time.
-
-    :returns: what each trial came to, None where it is not finished, and whether a signal put an end to it.
-    """
-    from rlsd.cli.trials import Launcher, as_finished
-
-    launcher = Launcher()
-    outcomes = [trial.outcome() for trial in trials]
-    missing = [number for number, outcome in enumerate(outcomes) if outcome is None]
-    say(f"{len(trials)} trials: {len(trials) - len(missing)} finished, {len(missing)} to run, {jobs} at a time")
-    with ThreadPoolExecutor(jobs) as pool, stop_on_signals(launcher.stop, _STOPPING):
-        futures = {pool.submit(trials[number].run, launcher): number for number in missing}
-        try:
-            for done, future in enumerate(as_finished(futures), 1):
-                number = futures[future]
-                outcomes[number] = future.result()
-                if not launcher.stopping:
-                    _say_trial(trials[number], outcomes[number], scale, f"{done} of {len(missing)}")
-        except KeyboardInterrupt:
-            launcher.stop()
-    return outcomes, launcher.stopping
-
-
 def _scale(settings: Settings) -> Scale:
     from experiments.retention_summary import Scale
     from rlsd.cli.two_tasks import random_return
@@ -213,17 +188,13 @@ def _say_settings(trials: Sequence[Trial]) -> None:
         say(f"{', '.join(variants)}: {said}")
 
 
-def _say_trial(trial: Trial, outcome: Outcome | None, scale: Scale, progress: str) -> None:
+def _told(outcome: Outcome, scale: Scale) -> str:
     from experiments.retention_summary import measure
-    from rlsd.cli.trials import last_line
 
-    if outcome is None:
-        warn(f"  {trial.label}: failed, see {trial.log}: {last_line(trial.log)}  [{progress}]")
-        return
     found = measure(outcome, scale, "greedy")
     kept = "" if found["kept"] is None else f", kept {found['kept']:.0%}"
     a = f"A {found['a_after_a']:.1f}, after B {found['a_after_b']:.1f}"
-    say(f"  {trial.label}: {a}{kept}; B {found['b_after_b']:.1f}; {outcome.seconds:.1f} s  [{progress}]")
+    return f"{a}{kept}; B {found['b_after_b']:.1f}; {outcome.seconds:.1f} s"
 
 
 def _report(

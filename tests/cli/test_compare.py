@@ -6,7 +6,7 @@ from threading import Event, Thread
 
 import pytest
 
-from rlsd.cli import trials as trials_module
+from rlsd.cli import sweep
 from rlsd.cli.compare import CompareOptions, plan_trials
 from rlsd.cli.errors import UserError
 from rlsd.cli.flags import read_flags
@@ -16,7 +16,8 @@ from rlsd.cli.plan import plan_new
 from rlsd.cli.report import Record
 from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.summary import show, summarise
-from rlsd.cli.trials import Result, Trainer, training_return
+from rlsd.cli.sweep import Launcher
+from rlsd.cli.trials import Result, Trial, training_return
 from rlsd.cli.variants import Variant, parse_seeds, parse_variants
 
 RECIPES = ("snapshot", "selective")
@@ -37,7 +38,7 @@ class Training:
     def __init__(self, monkeypatch, exit_codes=()):
         self.launched = []
         self.exit_codes = list(exit_codes)
-        monkeypatch.setattr(Trainer, "_launch", lambda trainer, trial, words: self.train(trial, words))
+        monkeypatch.setattr(Trial, "_train", lambda trial, launcher, words: self.train(trial, words))
 
     def train(self, trial, words):
         self.launched.append(words)
@@ -143,10 +144,10 @@ def test_all_variants_train_with_the_same_settings_and_seeds(tmp_path):
 def test_a_finished_training_is_not_run_again(tmp_path, monkeypatch):
     training = Training(monkeypatch)
     (trial,) = plan_trials(options(f"--env CartPole-v1 --variants default --seeds 5 -n 64 {TINY}", tmp_path))
-    first = Trainer().train(trial)
+    first = trial.run(Launcher())
     assert first.final == 5.0, "result"
     assert first.training == sum(range(50, 150)) / 100, "the last hundred episodes"
-    assert Trainer().train(trial) == first, "result of the run that was there"
+    assert trial.run(Launcher()) == first, "result of the run that was there"
     assert training.launched == [trial.words], "it was trained twice"
 
 
@@ -158,11 +159,11 @@ def test_a_training_with_other_settings_is_another(tmp_path, monkeypatch, change
     training = Training(monkeypatch)
     base = f"--env CartPole-v1 --variants x:timing.stride=3 --seeds 5 -n 64 {TINY}"
     (trial,) = plan_trials(options(base, tmp_path))
-    Trainer().train(trial)
+    trial.run(Launcher())
     (other,) = plan_trials(options(f"{base} {change}", tmp_path))
     assert other.folder == trial.folder, "they lie side by side"
     assert other.result() is None, "a run with other settings was taken"
-    Trainer().train(other)
+    other.run(Launcher())
     assert training.launched == [trial.words, other.words], "not trained"
     assert other.result() is not None, "not found again"
     assert trial.result() is not None, "the first is lost"
@@ -171,7 +172,7 @@ def test_a_training_with_other_settings_is_another(tmp_path, monkeypatch, change
 def test_a_training_whose_default_has_changed_since_is_another(tmp_path, monkeypatch):
     Training(monkeypatch)
     (trial,) = plan_trials(options(f"--env CartPole-v1 --variants default --seeds 5 -n 64 {TINY}", tmp_path))
-    Trainer().train(trial)
+    trial.run(Launcher())
     folder = RunFolder(trial.folder / "ppo" / "CartPole-v1_1", "CartPole-v1")
     folder.write_yaml("distill.yml", {**folder.read_yaml("distill.yml"), "strength": {"type": "constant", "value": 9}})
     assert trial.result() is None, "the same words, and another distillation"
@@ -180,8 +181,8 @@ def test_a_training_whose_default_has_changed_since_is_another(tmp_path, monkeyp
 def test_a_stopped_training_goes_on(tmp_path, monkeypatch):
     training = Training(monkeypatch, exit_codes=[130])
     (trial,) = plan_trials(options(f"--env CartPole-v1 --variants default --seeds 5 -n 64 {TINY}", tmp_path))
-    assert Trainer().train(trial) is None, "it was stopped"
-    assert Trainer().train(trial) is not None, "it did not end"
+    assert trial.run(Launcher()) is None, "it was stopped"
+    assert trial.run(Launcher()) is not None, "it did not end"
     resumed = ("--resume", str(trial.folder / "ppo" / "CartPole-v1_1"))
     assert training.launched == [trial.words, resumed], "not resumed"
 
@@ -189,10 +190,10 @@ def test_a_stopped_training_goes_on(tmp_path, monkeypatch):
 def test_a_training_that_cannot_be_resumed_starts_over_and_one_that_fails_again_does_not(tmp_path, monkeypatch):
     (trial,) = plan_trials(options(f"--env CartPole-v1 --variants default --seeds 5 -n 64 {TINY}", tmp_path))
     training = Training(monkeypatch, exit_codes=[130, 2, 1, 1])
-    assert Trainer().train(trial) is None, "stopped"
-    assert Trainer().train(trial) is None, "the damaged checkpoint, then a failure"
+    assert trial.run(Launcher()) is None, "stopped"
+    assert trial.run(Launcher()) is None, "the damaged checkpoint, then a failure"
     assert [words[0] for words in training.launched] == ["--env", "--resume", "--env"], "not started over"
-    assert Trainer().train(trial) is None, "failed again"
+    assert trial.run(Launcher()) is None, "failed again"
     assert [words[0] for words in training.launched[3:]] == ["--resume"], "progress was thrown away"
 
 
@@ -208,11 +209,11 @@ def nonsense(folder):
 def test_a_damaged_training_is_run_again_and_stops_no_comparison(tmp_path, monkeypatch, capsys, damage):
     training = Training(monkeypatch)
     (trial,) = plan_trials(options(f"--env CartPole-v1 --variants default --seeds 5 -n 64 {TINY}", tmp_path))
-    first = Trainer().train(trial)
+    first = trial.run(Launcher())
     run = RunFolder(trial.folder / "ppo" / "CartPole-v1_1", "CartPole-v1")
     damage(run)
     assert trial.result() is None, "taken for finished"
-    assert Trainer().train(trial) == first, "not run again"
+    assert trial.run(Launcher()) == first, "not run again"
     assert training.launched == [trial.words] * 2, "trainings"
     err = capsys.readouterr().err
     assert err.startswith(f"not taken for finished: {'cannot read ' if damage is unreadable else ''}{run.root}"), err
@@ -235,18 +236,18 @@ def test_stopping_ends_what_runs_and_starts_no_more(tmp_path, monkeypatch):
         def terminate(self):
             ended.set()
 
-    monkeypatch.setattr(trials_module.subprocess, "Popen", Process)
-    monkeypatch.setattr(trials_module, "guard", lambda pid, grace: None)
+    monkeypatch.setattr(sweep.subprocess, "Popen", Process)
+    monkeypatch.setattr(sweep, "guard", lambda pid, grace: None)
     (trial,) = plan_trials(options(f"--env CartPole-v1 --variants default --seeds 5 -n 64 {TINY}", tmp_path))
-    trainer = Trainer()
-    thread = Thread(target=trainer.train, args=(trial,))
+    launcher = Launcher()
+    thread = Thread(target=trial.run, args=(launcher,))
     thread.start()
     assert started.wait(10), "nothing was started"
-    trainer.stop()
+    launcher.stop()
     thread.join(10)
     assert not thread.is_alive(), "the training was not told"
     started.clear()
-    assert trainer.train(trial) is None, "result"
+    assert trial.run(launcher) is None, "result"
     assert not started.is_set(), "one was started after the stop"
 
 

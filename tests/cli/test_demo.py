@@ -58,7 +58,7 @@ def test_an_agent_that_fails_is_named_with_its_last_words(tmp_path, capsys, monk
         log.write_text("no room\n", encoding="utf-8")
         return 1
 
-    monkeypatch.setattr("rlsd.cli.trials.Launcher.run", fail)
+    monkeypatch.setattr("rlsd.cli.sweep.Launcher.run", fail)
     assert main(["demo", "-f", str(tmp_path / "demo")]) == 1
     assert "plain SB3 came to no end: no room" in capsys.readouterr().err
 

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from rlsd.cli.interrupt import stop_on_signals
-from rlsd.cli.trials import as_finished
+from rlsd.cli.sweep import as_finished
 
 
 def test_all_futures_come_each_once():

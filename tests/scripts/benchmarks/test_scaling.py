@@ -6,8 +6,9 @@ import pytest
 from benchmarks import gradient_steps
 from benchmarks.environment_steps import in_training
 from benchmarks.main import main
+from benchmarks.pairs import RATE, Timing
 from benchmarks.scaling import ScalingOptions
-from benchmarks.series import STEP_RATE, STEP_TIME, Block, Point, Series, flat, measure, series_dict
+from benchmarks.series import STEP_TIME, Point, Series, flat, measure, series_dict
 
 import rlsd
 from rlsd.speed import update
@@ -25,7 +26,7 @@ def points(seconds, calls):
     def point(size):
         def work():
             calls.append(size)
-            return Block(seconds[size], 2 * seconds[size], 10)
+            return Timing(seconds[size], 2 * seconds[size], 10)
 
         return Point(size, work, lambda: calls.append(-size))
 
@@ -39,7 +40,7 @@ def test_every_size_is_timed_next_to_the_smallest():
 
 
 def test_figures_and_ratios_are_those_of_the_unit():
-    series = Series("sizes", "", STEP_RATE, points({1: 1.0, 8: 0.25}, []))
+    series = Series("sizes", "", RATE, points({1: 1.0, 8: 0.25}, []))
     smallest, largest = measure(series, 5)
     assert (smallest.wall, largest.wall, largest.cpu) == (10.0, 40.0, 20.0), "steps per second"
     assert smallest.wall_ratio == (1.0, 1.0, 1.0) and largest.cpu_ratio == (4.0, 4.0, 4.0), "ratios"

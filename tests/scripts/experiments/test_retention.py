@@ -66,7 +66,7 @@ class Trials:
     def __init__(self, monkeypatch, exit_codes=()):
         self.ran = []
         self.exit_codes = list(exit_codes)
-        monkeypatch.setattr("rlsd.cli.trials.Launcher.run", lambda launcher, *words: self.run(*words))
+        monkeypatch.setattr("rlsd.cli.sweep.Launcher.run", lambda launcher, *words: self.run(*words))
 
     def run(self, words, log):
         assert words[:2] == ("-m", "rlsd.cli.two_tasks"), "what is run"
@@ -216,7 +216,9 @@ def test_the_table_shows_each_variant_twice_and_the_figures_there_are():
 
 def test_retention_trains_reports_and_does_nothing_the_second_time(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = f"{CARTPOLE} --variants baseline,snapshot:teacher.every=64;timing.stride=1 --seeds 0 -j 2"
+    words = f"{CARTPOLE} --variants baseline,snapshot:teacher.every=64;timing.stride=1 --seeds 0"
+    # A process of its own is what rlsd compare's trainings are, too.
+    monkeypatch.setattr("rlsd.cli.sweep.Launcher.run", lambda launcher, words, log: two_tasks.main(words[2:]))
     assert main([*words.split(), "--results", "out/all.json"]) == 0, capsys.readouterr()
     out = capsys.readouterr().out
     assert "2 trials: 0 finished, 2 to run" in out, "start"
@@ -254,14 +256,14 @@ def test_a_trial_with_other_settings_is_another(tmp_path, monkeypatch, change):
     base = f"{CARTPOLE} --variants x:timing.stride=3 --seeds 5"
     (first,), (other,) = plans(base, tmp_path), plans(f"{base} {change}", tmp_path)
     launcher = retention_launcher()
-    assert first.run(launcher) == first.outcome() is not None, "not found again"
-    assert other.outcome() is None, "one with other settings was taken"
-    assert other.run(launcher) and first.outcome(), "the first is lost"
+    assert first.run(launcher) == first.result() is not None, "not found again"
+    assert other.result() is None, "one with other settings was taken"
+    assert other.run(launcher) and first.result(), "the first is lost"
     assert [Settings(**found) for found in trials.ran] == [first.settings, other.settings], "what was run"
 
 
 def retention_launcher():
-    from rlsd.cli.trials import Launcher
+    from rlsd.cli.sweep import Launcher
 
     return Launcher()
 
@@ -272,7 +274,7 @@ def test_a_damaged_file_is_no_result(tmp_path, monkeypatch):
     trial.run(retention_launcher())
     for text in ("", "[]", "{}", json.dumps({"settings": asdict(trial.settings), "outcome": {"a": 1}})):
         trial.file.write_text(text)
-        assert trial.outcome() is None, f"{text!r} was taken for a result"
+        assert trial.result() is None, f"{text!r} was taken for a result"
 
 
 def test_a_failed_trial_is_named_and_the_rest_is_reported(tmp_path, monkeypatch, capsys):
