@@ -16,6 +16,7 @@ from rlsd.cli.errors import UserError, blame_input, one_line
 from rlsd.cli.plan import Plan
 from rlsd.cli.probe import spaces_of
 from rlsd.cli.runfolder import RunFolder
+from rlsd.cli.workers import move
 from rlsd.plain import read_json
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def resumed_agent(plan: Plan, folder: RunFolder, checkpoint: Path) -> BaseAlgori
     with _offering_an_older_one(folder, checkpoint), blame_input(f"cannot resume from {checkpoint}"):
         env = _fresh_env(plan, folder, checkpoint)
         agent: BaseAlgorithm = rlsd.resume(checkpoint, env=env, device=plan.device, **plan.acceleration)
+        move(agent, plan.options)
     if not isinstance(agent, plan.algorithm):
         raise UserError(f"{checkpoint} holds an agent of {type(agent).__name__}, not of {plan.algorithm.__name__}")
     agent.tensorboard_log = str(folder.tensorboard(plan.options.tensorboard_log))

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlsd.cli import workers
 from rlsd.cli.errors import blame_input
 from rlsd.cli.plan import Plan
 from rlsd.cli.probe import make
@@ -24,7 +25,11 @@ def training_env(plan: Plan) -> VecEnv:
     from stable_baselines3.common.vec_env import VecNormalize
 
     params = plan.hyperparams
-    env = make(plan.env_id, params.n_envs, plan.options.vec_env, plan.seed, plan.env_kwargs)
+    if plan.options.workers is not None:
+        env = workers.vec_env(plan.options, plan.env_id, plan.env_kwargs)
+        env.seed(plan.seed)
+    else:
+        env = make(plan.env_id, params.n_envs, plan.options.vec_env, plan.seed, plan.env_kwargs)
     return env if params.normalize is None else VecNormalize(env, **params.normalize)
 
 

@@ -33,6 +33,12 @@ class TrainOptions:
     """Copies of the environment in parallel. Auto: the tuned number."""
     vec_env: Annotated[str, tyro.conf.arg(metavar="KIND")] = "auto"
     """How the copies run: auto, dummy (in one process), subproc (one process each), gymnasium, envpool or ale."""
+    workers: MaybeCount = None
+    """Collect the rollouts by so many Ray workers; needs rlsd[ray]."""
+    envs_per_worker: MaybeCount = None
+    """Copies of the environment at each worker; 1 by default. All of them together are --n-envs."""
+    ray: Annotated[MaybeText, tyro.conf.arg(metavar="ADDRESS")] = None
+    """Where the workers are: auto for the cluster of this machine, or HOST:PORT. By default Ray is started here."""
     env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]")] = ()
     """Arguments for the environment's constructor: key:value pairs or one JSON object."""
     hyperparams: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]")] = ()
@@ -132,7 +138,9 @@ def _flag(name: str) -> str:
 
 
 def _check_ranges(options: TrainOptions) -> None:
-    lowest = dict.fromkeys(("n_timesteps", "n_envs", "eval_episodes", "n_eval_envs", "num_threads"), 1)
+    lowest = dict.fromkeys(
+        ("workers", "envs_per_worker", "n_timesteps", "n_envs", "eval_episodes", "n_eval_envs", "num_threads"), 1
+    )
     check_lowest(options, lowest | dict.fromkeys(("eval_freq", "save_freq", "verbose"), 0) | {"seed": -1})
     # Torch takes any number, and the process dies where the system has not so many threads.
     cores = os.cpu_count()

@@ -16,6 +16,7 @@ from rlsd.cli.probe import check_backend, load_module, spaces_of
 from rlsd.cli.runfolder import RunFolder, check_writable
 from rlsd.cli.tuned import Hyperparams
 from rlsd.cli.values import parse_pairs
+from rlsd.cli.workers import all_envs, check_workers, workers_of
 from rlsd.plain import shown
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ def plan_new(options: TrainOptions) -> Plan:
     """
     algorithm = algorithm_class(options.algo)
     check_backend(options.vec_env)
+    check_workers(options)
+    workers_of(options)
     env_id = options.env or ""
     env_kwargs = parse_pairs("--env-kwargs", options.env_kwargs)
     changes = check(_run_changes(options), algorithm)
@@ -202,7 +205,7 @@ def _with_judge(plan: Plan) -> Plan:
 
 def _run_changes(options: TrainOptions) -> dict[str, Any]:
     """Return the hyperparameters that the command line sets, by ``--hyperparams`` or by a flag of their own."""
-    flags = {"n_envs": options.n_envs, "n_timesteps": options.n_timesteps}
+    flags = {"n_envs": all_envs(options), "n_timesteps": options.n_timesteps}
     return {
         **parse_pairs("--hyperparams", options.hyperparams),
         **{key: value for key, value in flags.items() if value is not None},

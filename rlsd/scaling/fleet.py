@@ -16,7 +16,7 @@ from rlsd.scaling.fragment import Fragment, Plan
 from rlsd.scaling.parts import Origin
 
 
-class WorkersLost(RuntimeError):
+class WorkersLost(ConnectionError):
     """A worker was lost again and again."""
 
 

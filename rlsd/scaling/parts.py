@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ def make(origin: Origin, n_envs: int) -> VecEnv:
     if isinstance(origin, list):
         return merged(origin)
     source = cloudpickle.loads(origin)
-    first = None if isinstance(source, str) else source()
+    first = None if isinstance(source, str) else source(n_envs) if _takes_a_number(source) else source()
     if isinstance(first, VecEnv):
         if first.num_envs != n_envs:
             raise ValueError(f"each worker has {n_envs} environments, and the function makes {first.num_envs}")
@@ -110,6 +111,13 @@ def merged(frozen: Sequence[bytes]) -> DummyVecEnv:
     env.num_envs = len(parts)
     assert isinstance(env, DummyVecEnv)
     return env
+
+
+def _takes_a_number(source: Callable[..., Any]) -> bool:
+    """Tell whether a function has to be told how many environments to make."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(source).parameters.values()
+    return any(one.kind in kinds and one.default is inspect.Parameter.empty for one in parameters)
 
 
 def is_one_by_one(env: VecEnv) -> bool:

@@ -25,8 +25,8 @@ class _Placing(Workers):
         Put ``VecNormalize`` around it as around any other. An agent that is not self-distilled or scaled cannot train
         in it: SB3 alone takes one step at a time.
 
-        :param env: a registered id; a function that makes one environment, or a worker's vector environment of
-            ``envs_per_worker``; or a ``DummyVecEnv`` of ``n * envs_per_worker``, whose
+        :param env: a registered id; a function that makes one environment; one that is given a number and makes a
+            vector environment of so many, of any kind; or a ``DummyVecEnv`` of ``n * envs_per_worker``, whose
             environments move to the workers.
         :raises ValueError: when it cannot be pickled, or the numbers differ.
         """

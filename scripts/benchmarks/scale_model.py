@@ -159,7 +159,6 @@ def _agent(workers: Workers, options: ScaleOptions) -> Any:
         "batch_size": 256,
         "n_epochs": 2,
         "seed": 0,
-        "device": "cpu",
     }
     env = workers.vec_env(lambda: Waiting(seconds))  # type: ignore[attr-defined]
     return rlsd.SelfDistilled(PPO)("MlpPolicy", env, distill=None, device="cpu", **settings)

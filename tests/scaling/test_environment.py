@@ -378,8 +378,8 @@ def test_the_environments_answer_as_a_vector_environment_does():
 def test_an_id_and_functions_make_environments_at_the_workers():
     by_id = workers().vec_env("CartPole-v1")
     assert by_id.num_envs == N_ENVS and by_id.reset().shape == (N_ENVS, 4)
-    together = workers().vec_env(lambda: make_env("box", 2))
-    assert together.reset().shape == (N_ENVS, 3)
+    for together in (lambda: make_env("box", 2), lambda n_envs: make_env("box", n_envs)):
+        assert workers().vec_env(together).reset().shape == (N_ENVS, 3)
     agent = rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, workers=workers(), seed=0)
     assert agent.learn(ROLLOUT).num_timesteps == ROLLOUT
 

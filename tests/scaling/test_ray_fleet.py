@@ -161,7 +161,7 @@ def test_what_an_environment_raises_comes_back_as_it_was_raised(agent):
 def test_a_worker_that_is_lost_too_often_ends_the_run_with_the_way_on(agent, monkeypatch):
     monkeypatch.setattr(agent.env.unwrapped.fleet, "_restarts", 0)
     os.kill(processes(agent)[0], signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"worker 0 was lost 1 times in a row .*rlsd\.resume"):
+    with pytest.raises(ConnectionError, match=r"worker 0 was lost 1 times in a row .*rlsd\.resume"):
         agent.learn(ROLLOUT)
 
 
