@@ -175,7 +175,7 @@ class Penalty:
         if gates is not None:
             weights = gates if weights is None else gates * weights
 
-        mean = divergence.mean(-1)
+        mean = _mean(divergence, batch.hold)
         at_1 = (
             mean if each is divergence and weights is None else (each if weights is None else weights * each).mean(-1)
         )
@@ -284,9 +284,9 @@ class Penalty:
             self._divergences.append(loss.divergence.detach())
         if self.deposits == update.look_at:
             family, parameters = self.actor.family, student.parameters.detach()
-            self.metrics.add("agreement", family.agreement(batch.targets, parameters).mean())
-            self.metrics.add("teacher_entropy", family.entropy(batch.targets).mean())
-            self.metrics.add("student_entropy", family.entropy(parameters).mean())
+            self.metrics.add("agreement", _mean(family.agreement(batch.targets, parameters), batch.hold))
+            self.metrics.add("teacher_entropy", _mean(family.entropy(batch.targets), batch.hold))
+            self.metrics.add("student_entropy", _mean(family.entropy(parameters), batch.hold))
         self.deposits += 1
 
     @property
@@ -336,3 +336,11 @@ def _policy_loss(agent: BaseAlgorithm) -> float | None:
     logged = agent.logger.name_to_value
     key = next((key for key in (f"train/{name}" for name in _LOSSES) if key in logged), None)
     return None if key is None else float(logged[key])
+
+
+def _mean(each: Tensor, hold: Tensor | None) -> Tensor:
+    """Return the mean over the states on which the student is held: others may have no target."""
+    if hold is None:
+        return each.mean(-1)
+    held = hold > 0
+    return torch.where(held, each, 0.0).sum(-1) / held.sum().clamp(min=1)

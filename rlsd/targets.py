@@ -111,9 +111,9 @@ class TargetCache:
         """
         teacher, family = self.teacher, self.teacher.actor.family
         refreshed = teacher.refresh(agent)
+        looked_at = teacher.prepare(self.store) if teacher.ready or teacher.episodic else None
         if not teacher.ready:
             return refreshed
-        looked_at = teacher.prepare(self.store)
         if looked_at is not None:
             self.teach(self._stale(looked_at))
         if teacher.eager:

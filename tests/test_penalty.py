@@ -14,7 +14,7 @@ from penalties import Weighing, build, flat, loss_of, recorded
 from stable_baselines3.common.logger import Logger
 
 import rlsd
-from rlsd import KL, MSE, chunks
+from rlsd import KL, MSE, chunks, penalty
 from rlsd.penalty import Penalty
 from rlsd.targets import Batch
 from rlsd.teachers import TargetSpec
@@ -322,3 +322,10 @@ def test_the_ratio_of_gradients_is_that_at_strength_one_whatever_the_bound(name,
         found.append(penalty.feedback(agent).ratio)
     assert found == pytest.approx([found[0]] * 3, rel=1e-4)
     assert found[0] > 0
+
+
+def test_means_are_of_the_states_on_which_the_student_is_held():
+    each = torch.tensor([[1.0, 2.0, 6.0], [0.0, 4.0, 8.0]])
+    assert penalty._mean(each, None).tolist() == [3.0, 4.0]
+    assert penalty._mean(each, torch.tensor([0.0, 0.5, 1.0])).tolist() == [4.0, 6.0]
+    assert penalty._mean(each, torch.zeros(3)).tolist() == [0.0, 0.0], "where none is held nothing differs"

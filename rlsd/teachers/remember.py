@@ -54,6 +54,7 @@ class RememberTeacher(Teacher):
         #: Makes vectors of images and Dicts: a copy of the policy as it was when distillation began.
         self.eye: FrozenPolicy | None = None
         self.steps = 0  # environment steps seen
+        self._left = NOW  # starts that were known when some were let go of
         self._judged = 0  # starts since the change when they were last judged
         self._numbers = np.zeros(0, np.int64)  # of the episodes whose starts are known, rising
         self._starts = np.zeros((0, 0), np.float32)
@@ -105,6 +106,10 @@ class RememberTeacher(Teacher):
 
     def prepare(self, store: Any) -> np.ndarray | None:
         """Judge the starts anew now and then; at an alarm decide of every stored state whether it is held."""
+        if len(self._numbers) > 2 * self._left:
+            self._forget(store)
+        if not self.ready:
+            return None
         begun = int((self._began >= self._since).sum())
         if self._divided and begun - self._judged < min(1 + self._judged // 8, NOW // 8):
             return None
@@ -169,10 +174,6 @@ class RememberTeacher(Teacher):
     def held(self, holds: Tensor) -> None:  # noqa: D102
         self._share = float((holds > 0).float().mean())
 
-    def loss_weight(self, holds: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
-        # Who chose blindly there left nothing to be kept.
-        return holds * self.actor.family.confidence(targets)
-
     def targets(self, observations: Observations) -> Tensor:  # noqa: D102
         return self.frozen.targets(observations)
 
@@ -193,12 +194,11 @@ class RememberTeacher(Teacher):
 
     def _forget(self, store: Any) -> None:
         """Let go of starts of which no state is stored any more, but for the latest."""
-        if len(self._numbers) <= 4 * NOW:
-            return
         kept = np.isin(self._numbers, store.episodes[store.slots()])
         kept[-NOW:] = True
         self._numbers, self._starts = self._numbers[kept], self._starts[kept]
         self._began, self._holds = self._began[kept], self._holds[kept]
+        self._left = max(len(self._numbers), NOW)
 
     def figures(self) -> dict[str, float]:  # noqa: D102
         return {
@@ -223,6 +223,7 @@ class RememberTeacher(Teacher):
             "ring": self.ring.state(),
             "steps": self.steps,
             "judged": self._judged,
+            "left": self._left,
             "since": self._since,
             "tasks": self._tasks,
             "changes": self._changes,
@@ -246,7 +247,8 @@ class RememberTeacher(Teacher):
         if "eye" in parts:
             self.eye = FrozenPolicy(self.actor)
             self.eye.load(agent, parts["eye"])
-        self.steps, self._judged, self._since = (int(state[name]) for name in ("steps", "judged", "since"))
+        counts = (int(state[name]) for name in ("steps", "judged", "since", "left"))
+        self.steps, self._judged, self._since, self._left = counts
         self._tasks, self._changes = ([int(n) for n in state[name]] for name in ("tasks", "changes"))
         self._alarms = [(int(since), float(wealth), float(limit)) for since, wealth, limit in state["alarms"]]
         self._divided = bool(state["divided"])
@@ -272,7 +274,7 @@ class Remember(TeacherConfig, name="remember"):
     nothing is done, and the agent trains as plain SB3's, bit for bit. At an alarm it tells when episodes began to begin
     otherwise, and the policy of that moment, from a ring of snapshots, is asked what it did in each stored state that
     is to be held: one of an episode of whose like none begins now, by ``1 - P(begins now | start) / threshold``. What
-    is met again is let go. A target counts by how certain it is (:meth:`Family.confidence`).
+    is met again is let go.
 
     :param level: the largest probability of any false alarm over a run of any length, while starts are independent
         draws from one distribution. Lowering it delays alarms, by an episode or two for each power of ten. Usual range

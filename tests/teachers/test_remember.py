@@ -30,6 +30,7 @@ from rlsd.actors import actor_for
 from rlsd.episodes import EPISODE
 from rlsd.observations import with_context
 from rlsd.presets import has_values
+from rlsd.teachers import remember
 from rlsd.teachers.ring import LEAST, MOST, SnapshotRing
 
 #: So many environment steps, of two environments, at each task.
@@ -174,6 +175,17 @@ def test_after_a_false_alarm_nothing_is_held_any_more():
     pulled = agent.distiller.deposits
     agent.learn(4 * ROLLOUT, reset_num_timesteps=False)
     assert agent.distiller.deposits == pulled, "it is still held"
+
+
+def test_starts_are_forgotten_with_the_last_state_of_their_episode_while_it_is_idle_too(monkeypatch):
+    monkeypatch.setattr(remember, "NOW", 8)
+    agent = agent_of(make=Unchanged, **{"states.capacity": 16, "states.batch_size": 8})
+    agent.learn(16 * ROLLOUT)
+    teacher, store = agent.distiller.teacher, agent.distiller.states
+    stored = np.unique(store.episodes[store.slots()])
+    assert teacher.test.count > 40, "too few starts to be forgotten"
+    assert len(teacher._numbers) <= 2 * 24 < teacher.test.count
+    assert np.isin(stored[stored > 0], teacher._numbers).all()
 
 
 def test_of_two_alarms_in_one_rollout_each_is_acted_on():
