@@ -14,6 +14,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "plots": ("matplotlib",),
     "ray": ("ray",),
+    "tune": ("optuna",),
     "video": ("imageio", "imageio_ffmpeg", "pygame"),
 }
 

@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": Command("rlsd.cli.evaluate", "measure a saved agent, also against another one"),
     "plot": Command("rlsd.cli.plot", "draw learning curves of runs"),
     "export": Command("rlsd.cli.export", "write a saved agent as ONNX, or its weights as safetensors"),
+    "tune": Command("rlsd.cli.tune", "search for better hyperparameters, with Optuna"),
     "compare": Command("rlsd.cli.compare", "train variants on many seeds and compare them"),
     "doctor": Command("rlsd.cli.doctor", "tell what is installed here, and how fast this machine is"),
     "recipes": Command("rlsd.cli.recipes", "list the recipes that --recipe takes; NAME tells of one"),
