@@ -15,7 +15,7 @@ from rlsd.offering import OfferEvaluation
 from rlsd.presets import recipe, recipes
 from rlsd.scaling.doors import scale
 from rlsd.scaling.workers import LocalWorkers, RayWorkers
-from rlsd.speed import Speed
+from rlsd.speed import Speed, accelerate
 from rlsd.states import Episodes, Minibatch, Mixture, Recent, ReplayBuffer, Reservoir
 from rlsd.strength import Adaptive, Constant, Relative, Schedule
 from rlsd.students import Phase, Reborn
@@ -25,7 +25,7 @@ from rlsd.timing import EveryStep
 from rlsd.together import learn_together
 from rlsd.version import __version__
 from rlsd.weight_average import WeightAverage
-from rlsd.wrapping import accelerate, distill, undistill
+from rlsd.wrapping import distill, undistill
 
 if TYPE_CHECKING:
     from rlsd.typed import SelfDistilled

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from rlsd import divergences, states, strength, students, teachers, timing  # noqa: F401
+from rlsd import divergences, states, strength, teachers, timing  # noqa: F401
 from rlsd.config import DistillConfig, nearest
 
 # The modules of the answers register them on import.

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from rlsd import faults
 from rlsd.actors.base import graphless_copy, uncompiled
+from rlsd.actors.random_search import search_around
 from rlsd.clock import StepCounter
 from rlsd.io import files
 from rlsd.io.archives import dates_that_zips_take, with_suffix
 from rlsd.rng import private_numbers
-from rlsd.students.initialization import search_around
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
 
 #: Part of all steps so far that the average goes back by itself, and how often a policy enters over a horizon.

@@ -1,4 +1,4 @@
-"""The doors: a class to build agents from, and functions for agents that exist, to distil and to accelerate them."""
+"""The doors: a class to build agents from, and functions to distil agents that exist and to undo it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from rlsd import described, faults
+from rlsd import described
+from rlsd.acceleration import Acceleration, SpeedLike, accelerator_for
 from rlsd.algorithms import algorithm_of
 from rlsd.collecting import collector_in
-from rlsd.devices import usable_device
 from rlsd.distiller import Distiller
 from rlsd.distillers import Distillers, distiller_for
 from rlsd.hooks import at_boundary, joined
 from rlsd.io import checkpoint
 from rlsd.presets import Distill, resolve
-from rlsd.speed import NOTHING, Speed, replay, resolve_speed, update
-from rlsd.speed.accelerator import Accelerator
-from rlsd.speed.lean_update import lean_update
 from rlsd.weight_average import WeightAverage
 
 AgentT = TypeVar("AgentT", bound=BaseAlgorithm)
@@ -48,8 +45,8 @@ def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it st
     such for several at once, or ``None`` for an agent that trains exactly as its base does, bit for bit;
     ``strength=0.3`` and the like change it, as for :func:`recipe`. ``agent.distiller`` then shows teacher, states and
     figures; of several ``agent.distiller.members`` has each by its name. ``speed`` and ``rollout_device`` are those of
-    :func:`accelerate`; by default what changes no bit is on. They are not saved. ``workers`` collect the rollouts: see
-    :class:`rlsd.RayWorkers`.
+    :func:`rlsd.accelerate`, and are not saved; by default what changes no bit is on. ``workers`` collect the rollouts:
+    see :class:`rlsd.RayWorkers`.
 
     Where the networks are made anew, by ``_setup_model()`` or another ``agent.policy``, distillation starts over.
 
@@ -102,44 +99,14 @@ def undistill(agent: AgentT) -> AgentT:
     When that is a subclass of what :func:`SelfDistilled` made, it stays so, and trains as the algorithm below does.
     """
     if is_wrapped(type(agent)):
-        replay.give_back(agent, device_too=True)
+        accelerator: Acceleration | None = agent.accelerator  # type: ignore[attr-defined]
+        if accelerator is not None:
+            accelerator.release(agent)
         agent.__class__ = unwrapped(type(agent))
         for name in _OURS:
             agent.__dict__.pop(name, None)
         if is_wrapped(type(agent)):
             agent.distiller = agent._distill_config = None  # type: ignore[attr-defined]
-    return agent
-
-
-def accelerate(
-    agent: AgentT, speed: str | Speed | None = "exact", rollout_device: str | torch.device | None = None
-) -> AgentT:
-    """Make an agent that exists train faster, in place, and return the agent. It may be distilled or not.
-
-    ``"exact"`` leaves out only what changes no bit: the agent trains to the same parameters as plain SB3. ``None`` for
-    both is the way back. Not for the middle of a ``learn``.
-
-    :param speed: ``"exact"``, ``"max"``, which may also round otherwise, a :class:`Speed` that names the parts, or
-        ``None`` for none of them.
-    :param rollout_device: where the agent acts, when not where it trains: ``"cpu"`` beside a GPU.
-    :raises TypeError: when it is no agent.
-    :raises ValueError: when an argument is wrong, this machine has no such device, or the algorithm cannot act there.
-    """
-    if not isinstance(agent, BaseAlgorithm):
-        raise TypeError(f"accelerate takes an SB3 agent, got {agent!r}")
-    accelerator = _accelerator(*_wanted(speed, rollout_device))
-    if accelerator is None:
-        replay.give_back(agent, device_too=True)
-        if is_wrapped(type(agent)):
-            agent.accelerator = None  # type: ignore[attr-defined]
-            idle = agent.distiller is None and agent.weight_average is None  # type: ignore[attr-defined]
-            return undistill(agent) if idle else agent
-        return agent
-    accelerator.check(agent)
-    if not is_wrapped(type(agent)):
-        agent.__class__ = SelfDistilled(type(agent))
-        agent.distiller = agent._distill_config = None  # type: ignore[attr-defined]
-    agent.accelerator = accelerator  # type: ignore[attr-defined]
     return agent
 
 
@@ -161,14 +128,14 @@ def plain(cls: type[Any]) -> type[Any]:
 def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
     class Distilled(base):  # type: ignore[misc, valid-type]
         distiller: Distiller | Distillers | None
-        accelerator: Accelerator | None = None
+        accelerator: Acceleration | None = None
         weight_average: WeightAverage | None = None
 
         def __init__(
             self,
             *args: Any,
             distill: Distill = True,
-            speed: str | Speed | None = "exact",
+            speed: str | SpeedLike | None = "exact",
             rollout_device: str | torch.device | None = None,
             workers: Any = None,
             **kwargs: Any,
@@ -176,7 +143,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             if workers is not None:
                 args, kwargs = workers.placed(args, kwargs)
             self._distill_config = resolve(distill, base, described.changes(base, kwargs))
-            self._acceleration = _wanted(speed, rollout_device)
+            self._acceleration = accelerator_for(speed, rollout_device)
             self.distiller = None
             super().__init__(*args, **kwargs)
 
@@ -189,7 +156,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             else:
                 _start_over(self)
             if "_acceleration" in self.__dict__:
-                self.accelerator = _accelerator(*self.__dict__.pop("_acceleration"))
+                self.accelerator = self.__dict__.pop("_acceleration")
             if self.accelerator is not None:
                 self.accelerator.check(self)
             collector = collector_in(self.env)
@@ -227,8 +194,6 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 callback = joined(self, recorders, callback)
             with ExitStack() as stack:
                 if self.accelerator is not None:
-                    if self.accelerator.due_to_look(self):
-                        faults.refuse(self)
                     stack.enter_context(self.accelerator.collecting(self))
                 collector = collector_in(env)
                 if collector is not None:
@@ -245,12 +210,10 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 self.weight_average.enter()
 
         def _update(self, *args: Any, **kwargs: Any) -> None:
-            speed = NOTHING if self.accelerator is None else self.accelerator.speed
-            if speed.own_update and update.can_own(self):
-                update.train(self, exact=not speed.fused_adam)
+            if self.accelerator is None:
+                super().train(*args, **kwargs)
             else:
-                with lean_update(self, speed.lean_critic, speed.fused_adam):
-                    super().train(*args, **kwargs)
+                self.accelerator.update(self, functools.partial(super().train, *args, **kwargs))
 
         def dump_logs(self, *args: Any, **kwargs: Any) -> None:
             if self.distiller is not None:
@@ -283,7 +246,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             :param distill: replaces the answers in the file; teacher and states then start over.
             :param speed: and ``rollout_device``, as for building an agent.
             """
-            acceleration = _wanted(kwargs.pop("speed", "exact"), kwargs.pop("rollout_device", None))
+            faster = accelerator_for(kwargs.pop("speed", "exact"), kwargs.pop("rollout_device", None))
             path = checkpoint.existing(path)
             saved = checkpoint.read(path, base)
             if "distill" in kwargs:
@@ -293,7 +256,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 config = resolve(True, base) if saved is None else saved.config()
                 same = saved is not None
             # SB3's load puts keywords into the agent before it sets the model up, where the distiller is made.
-            kwargs |= {"_distill_config": config, "_acceleration": acceleration, "_loading": True}
+            kwargs |= {"_distill_config": config, "_acceleration": faster, "_loading": True}
             agent = super().load(path, env, device, *args, **kwargs)
             if saved is not None and same and agent.distiller is not None:
                 saved.restore(agent.distiller, agent)
@@ -343,18 +306,6 @@ def _keep_up(agent: Any) -> None:
     """Start over where another policy was put in the place of the one that was distilled."""
     if getattr(agent, "distiller", None) is not None and not agent.distiller.is_of(agent):
         _start_over(agent)
-
-
-def _wanted(
-    speed: str | Speed | None, rollout_device: str | torch.device | None
-) -> tuple[Speed | None, torch.device | None]:
-    """Return which parts are meant and where the agent acts, or raise :class:`ValueError`."""
-    device = None if rollout_device is None else usable_device("rollout_device", rollout_device)
-    return resolve_speed(speed), device
-
-
-def _accelerator(speed: Speed | None, device: torch.device | None) -> Accelerator | None:
-    return None if speed is None and device is None else Accelerator(speed or NOTHING, device)
 
 
 def _as_trained(agent: BaseAlgorithm) -> AbstractContextManager[None]:

@@ -23,16 +23,17 @@ LAYERS = (
     {"rlsd.version", "rlsd.plain", "rlsd.config", "rlsd.several"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
-    | {"rlsd.activity", "rlsd.described", "rlsd.hooks"}
+    | {"rlsd.activity", "rlsd.described", "rlsd.hooks", "rlsd.acceleration"}
     | {"rlsd.io", "rlsd.torch_family", "rlsd.chunks", "rlsd.change", "rlsd.betting"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
     | {"rlsd.episodes", "rlsd.collecting"},
-    {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics", "rlsd.students", "rlsd.speed"}
+    {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics"}
     | {"rlsd.distillers", "rlsd.weight_average", "rlsd.algorithms"},
     {"rlsd.io.checkpoint"},
-    {"rlsd.typed", "rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
-    | {"rlsd.averaging", "rlsd.scaling"}
-    | {"rlsd.environment_state", "rlsd.io.weights", "rlsd.students.compress"},
+    {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
+    | {"rlsd.averaging", "rlsd.environment_state", "rlsd.io.weights"},
+    {"rlsd.speed", "rlsd.students"},
+    {"rlsd.scaling", "rlsd.typed"},
     {"rlsd.api"},
     {"rlsd", "rlsd.cli"},
     {"rlsd.__main__"},
@@ -145,10 +146,30 @@ def test_imports_in_rlsd_go_downward_only():
     assert not upward, f"imports that go upward: {upward}"
 
 
-@pytest.mark.parametrize("name", [*LIBRARY, *TASKS])
-def test_a_file_is_short_enough_to_read(name):
-    lines = len({**LIBRARY, **TASKS}[name].read_text(encoding="utf-8").splitlines())
-    assert lines <= LONGEST_FILE, f"{name} has {lines} lines: it holds more than one concept"
+def test_the_core_imports_nothing_that_is_optional():
+    optional = ("rlsd.speed", "rlsd.students", "rlsd.scaling", "rlsd.cli")
+    core = [name for name in LIBRARY if layer(name) < min(map(layer, optional))]
+    assert {"rlsd.wrapping", "rlsd.presets", "rlsd.distiller", "rlsd.io.resume"} <= {*core}, "that is not the core"
+    arrows = [f"{name} imports {target}" for name in core for target in ARROWS[name] if target.startswith(optional)]
+    assert not arrows, f"the core must do without: {arrows}"
+
+
+def folder(name: str) -> str | None:
+    """The folder of rlsd that a module is in, None for those beside the folders."""
+    parts = (name if LIBRARY[name].name == "__init__.py" else name.rpartition(".")[0]).split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def test_no_two_folders_import_each_other():
+    between = {(folder(name), folder(target)) for name, targets in ARROWS.items() for target in targets}
+    both = sorted({(a, b) for a, b in between if a and b and a < b and (b, a) in between})
+    assert not both, f"folders that import each other: {both}"
+
+
+def test_a_file_is_short_enough_to_read():
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in {**LIBRARY, **TASKS}.items()}
+    long = {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE}
+    assert not long, f"these hold more than one concept: {long}"
 
 
 def test_the_library_imports_no_particular_environment():

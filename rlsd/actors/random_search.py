@@ -62,3 +62,9 @@ class RandomSearchActor(Actor):
             return cast(Tensor, torch.func.functional_call(module.action_net, replaced, (features,)))
 
         return torch.func.vmap(one)
+
+
+def search_around(agent: Any) -> None:
+    """Let ARS search around what its policy is now: it keeps a copy of the weights. Others have none."""
+    if getattr(agent, "weights", None) is not None:
+        agent.weights = parameters_to_vector(agent.policy.parameters()).detach().to(agent.weights.device)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from rlsd.speed import replay, rollouts
+from rlsd import faults
+from rlsd.speed import replay, rollouts, update
 from rlsd.speed.acting import lean_methods
+from rlsd.speed.lean_update import lean_update
 from rlsd.speed.mirror import Mirror, check_mirrored
 from rlsd.speed.parts import Speed
 from rlsd.speed.standing_in import standing_in, until_rebuilt
@@ -71,7 +73,12 @@ class Accelerator:
 
     @contextmanager
     def collecting(self, agent: Any) -> Iterator[None]:
-        """Have the parts in place that last for one rollout."""
+        """Have the parts in place that last for one rollout.
+
+        :raises ValueError: when it is time to look for parameters that are not finite, and there are some.
+        """
+        if self.due_to_look(agent):
+            faults.refuse(agent)
         with validation() if self._leaves_out_validation(agent) else nullcontext(), self._acting(agent):
             yield
 
@@ -96,6 +103,14 @@ class Accelerator:
         finally:
             self._trains_on = None
 
+    def update(self, agent: Any, train: Callable[[], None]) -> None:
+        """Do what ``train``, the agent's own, would do."""
+        if self.speed.own_update and update.can_own(agent):
+            update.train(agent, exact=not self.speed.fused_adam)
+        else:
+            with lean_update(agent, self.speed.lean_critic, self.speed.fused_adam):
+                train()
+
     @contextmanager
     def as_trained(self, agent: Any) -> Iterator[None]:
         """Let the agent be on its training device, for what is made of it in the middle of a rollout."""
@@ -110,6 +125,10 @@ class Accelerator:
         """Return the agent's attributes, to copy it by, as they are between rollouts."""
         state: dict[str, Any] = agent.__dict__
         return state if self._trains_on is None else state | {"device": self._trains_on}
+
+    def release(self, agent: Any) -> None:
+        """Make the agent's replay buffer SB3's own again, wherever it lies."""
+        replay.give_back(agent, device_too=True)
 
     def due_to_look(self, agent: Any, every: int = 1000) -> bool:
         """Tell whether it is time to look for parameters that are not finite, in the checks' stead."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from rlsd.acceleration import SpeedLike
 from rlsd.plain import shown
 
 
@@ -64,7 +65,7 @@ NOTHING = Speed(
 PRESETS = {"exact": EXACT, "max": MAX}
 
 
-def resolve_speed(wanted: str | Speed | None) -> Speed | None:
+def resolve_speed(wanted: str | SpeedLike | None) -> Speed | None:
     """Return the switches that are meant, None for plain SB3.
 
     :raises ValueError: when nothing is.

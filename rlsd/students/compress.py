@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeI
 from rlsd import environment_state
 from rlsd.actors import Actor, MaskedActorCritic, examined
 from rlsd.actors.on_policy import RecurrentActorCritic
+from rlsd.actors.random_search import search_around
 from rlsd.config import checked_integer, checked_number
 from rlsd.divergences import KL
 from rlsd.observations import as_items, with_context
@@ -28,7 +29,6 @@ from rlsd.states import Reservoir, StateStore
 from rlsd.students.collection import DaggerCollector, shaped
 from rlsd.students.imitation import imitate
 from rlsd.students.imitation_loss import Demonstrator, ImitationLoss
-from rlsd.students.initialization import search_around
 from rlsd.wrapping import plain
 
 #: Sets the random stream apart from every other that is made from the same seed ("comp" in ASCII).

@@ -12,7 +12,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
-from torch.nn.utils import parameters_to_vector
 
 from rlsd.actors.base import plain_name
 from rlsd.rng import private_numbers
@@ -93,9 +92,3 @@ def align_targets(policy: Any) -> None:
 def trained_parameters(policy: nn.Module) -> list[nn.Parameter]:
     """Return all parameters of a policy but those of target networks."""
     return [p for name, p in policy.named_parameters() if name.partition(".")[0] not in TARGETS.values()]
-
-
-def search_around(agent: Any) -> None:
-    """Let ARS search around what its policy is now: it keeps a copy of the weights. Others have none."""
-    if getattr(agent, "weights", None) is not None:
-        agent.weights = parameters_to_vector(agent.policy.parameters()).detach().to(agent.weights.device)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from rlsd.actors import RandomSearchActor, algorithm_name
 from rlsd.actors.on_policy import RecurrentActorCritic
+from rlsd.actors.random_search import search_around
 from rlsd.config import choice, integer, number
 from rlsd.optimizers import forget, load_state, optimizers_of, state_tensors
 from rlsd.rng import own_generator
 from rlsd.strength import Strength
 from rlsd.students.imitation import imitate
 from rlsd.students.imitation_loss import Demonstrator, ImitationLoss
-from rlsd.students.initialization import KINDS, new_student, search_around
+from rlsd.students.initialization import KINDS, new_student
 from rlsd.students.parallel import ParallelStudent
 from rlsd.students.rollback import RollbackGuard
 from rlsd.teachers.frozen_policy import copy_into, named_tensors

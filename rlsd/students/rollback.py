@@ -11,9 +11,9 @@ from stable_baselines3.common.save_util import recursive_getattr
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rlsd.actors.random_search import search_around
 from rlsd.optimizers import load_state, state_tensors
 from rlsd.returns import Episodes, SmoothedReturn, mean_and_error
-from rlsd.students.initialization import search_around
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
 
 
