@@ -25,6 +25,8 @@ _PROVIDERS: dict[str, tuple[str, str | None]] = {
     "MiniGrid-": ("minigrid", None),
     "BabyAI-": ("minigrid", None),
 }
+#: How to install a package, where an extra of rlsd brings it.
+_INSTALL = dict.fromkeys(("ale_py", "minatar"), "'rlsd[envs]'")
 _LEGACY_ATARI = re.compile(r"\w+(NoFrameskip|Deterministic)-v\d+")
 
 
@@ -52,7 +54,8 @@ def unknown_message(env_id: str, known: Iterable[str], where: str = "") -> str:
         return f"Unknown environment {env_id!r} to Gymnasium. EnvPool has it: use backend='envpool'."
     missing = _missing_provider(env_id)
     if missing:
-        hint = f" Ids that begin so come with the package '{missing}', which is not installed." + hint
+        install = f"pip install {_INSTALL.get(missing, missing)}"
+        hint = f" Ids that begin so come with the package '{missing}', which is not installed: {install}." + hint
     return f"Unknown environment {env_id!r}{where}.{hint}"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlsd.cli import workers
 from rlsd.cli.errors import blame_input
+from rlsd.cli.masks import check_masks
 from rlsd.cli.plan import Plan
 from rlsd.cli.probe import make
 
@@ -30,6 +31,8 @@ def training_env(plan: Plan) -> VecEnv:
         env.seed(plan.seed)
     else:
         env = make(plan.env_id, params.n_envs, plan.options.vec_env, plan.seed, plan.env_kwargs)
+    if plan.options.algo == "ppo_mask":
+        check_masks(env, plan.env_id)
     return env if params.normalize is None else VecNormalize(env, **params.normalize)
 
 

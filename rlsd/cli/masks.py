@@ -35,11 +35,12 @@ def takes_masks(policy: BasePolicy) -> bool:
 
 
 def check_masks(env: VecEnv, env_id: str) -> None:
-    """Raise when an environment gives no masks.
+    """Raise when an environment gives no masks, and close it.
 
     :raises UserError: then.
     """
     from sb3_contrib.common.maskable.utils import is_masking_supported
 
     if not is_masking_supported(env):
+        env.close()
         raise UserError(f"{env_id} has no method action_masks(), which MaskablePPO asks: use --algo ppo, or add it")

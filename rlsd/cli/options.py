@@ -24,7 +24,7 @@ class TrainOptions:
     env: Annotated[MaybeText, tyro.conf.arg(metavar="ID")] = None
     """Gymnasium id of the environment."""
     algo: Annotated[str, tyro.conf.arg(metavar="ALGO")] = "ppo"
-    """Algorithm: ppo, a2c, dqn, sac, td3, ddpg, or sb3-contrib's ppo_lstm, trpo, ars, qrdqn, tqc, crossq."""
+    """Algorithm: ppo, a2c, dqn, sac, td3, ddpg, or sb3-contrib's ppo_lstm, ppo_mask, trpo, ars, qrdqn, tqc, crossq."""
     n_timesteps: Annotated[MaybeCount, tyro.conf.arg(aliases=["-n"])] = None
     """Environment steps to train for, all copies together. Auto: the tuned number for the environment."""
     seed: Count = 0
@@ -58,7 +58,7 @@ class TrainOptions:
     eval_freq: MaybeCount = None
     """Evaluate every so many steps; 0 for never. Auto: a tenth of the run, at most 25000."""
     eval_episodes: Count = 5
-    """Episodes per evaluation; the last one takes 20 at least."""
+    """Episodes per evaluation; the last one takes 20 at least. 0 for no evaluation at all."""
     n_eval_envs: Count = 5
     """Copies of the environment to evaluate in."""
     save_freq: MaybeCount = None
@@ -138,10 +138,10 @@ def _flag(name: str) -> str:
 
 
 def _check_ranges(options: TrainOptions) -> None:
-    lowest = dict.fromkeys(
-        ("workers", "envs_per_worker", "n_timesteps", "n_envs", "eval_episodes", "n_eval_envs", "num_threads"), 1
+    lowest = dict.fromkeys(("workers", "envs_per_worker", "n_timesteps", "n_envs", "n_eval_envs", "num_threads"), 1)
+    check_lowest(
+        options, lowest | dict.fromkeys(("eval_episodes", "eval_freq", "save_freq", "verbose"), 0) | {"seed": -1}
     )
-    check_lowest(options, lowest | dict.fromkeys(("eval_freq", "save_freq", "verbose"), 0) | {"seed": -1})
     # Torch takes any number, and the process dies where the system has not so many threads.
     cores = os.cpu_count()
     if options.num_threads is not None and cores is not None and options.num_threads > cores:

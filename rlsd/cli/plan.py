@@ -35,6 +35,7 @@ ALGORITHMS = {
     "td3": (_SB3, "TD3"),
     "ddpg": (_SB3, "DDPG"),
     "ppo_lstm": (_CONTRIB, "RecurrentPPO"),
+    "ppo_mask": (_CONTRIB, "MaskablePPO"),
     "trpo": (_CONTRIB, "TRPO"),
     "ars": (_CONTRIB, "ARS"),
     "qrdqn": (_CONTRIB, "QRDQN"),
@@ -88,6 +89,8 @@ class Plan:
     @property
     def eval_freq(self) -> int:
         """Steps between evaluations, 0 for none."""
+        if not self.options.eval_episodes:
+            return 0
         wanted = self.options.eval_freq
         return max(min(self.n_timesteps // 10, 25_000), 1) if wanted is None else wanted
 

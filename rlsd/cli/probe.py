@@ -31,6 +31,8 @@ def make(env_id: str, n_envs: int, kind: str, seed: int, env_kwargs: Mapping[str
     :param kind: one of ``rlsd_envs.BACKENDS``.
     :raises UserError: when there is no such environment, or it does not take these arguments.
     """
+    from gymnasium.error import DependencyNotInstalled
+
     from rlsd_envs import UnknownEnvironment, make_vec_env
     from rlsd_envs.lifeline import sheltered
 
@@ -39,6 +41,8 @@ def make(env_id: str, n_envs: int, kind: str, seed: int, env_kwargs: Mapping[str
             return make_vec_env(env_id, n_envs=n_envs, backend=kind, seed=seed, env_kwargs=dict(env_kwargs))
     except UnknownEnvironment as error:
         raise UserError(str(error)) from error
+    except DependencyNotInstalled as error:
+        raise UserError(f"{env_id} needs packages that are not installed: pip install 'rlsd[envs]'") from error
     except Exception as error:
         with blame_input(f"cannot make {env_id} with {dict(env_kwargs)}" if env_kwargs else f"cannot make {env_id}"):
             raise error

@@ -22,6 +22,8 @@ from rlsd.plain import shown
 from rlsd.presets import DEFAULT
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
     from rlsd.distiller import Distiller
     from rlsd.distillers import Distillers
 
@@ -100,9 +102,10 @@ class Record:
         return [session for session in self.data["sessions"] if "seconds" in session]
 
 
-def write_results(session: Session, record: Record, score: Score, average: Score | None) -> None:
+def write_results(session: Session, record: Record, score: Score | None, average: Score | None) -> None:
     """Write ``results.json``.
 
+    :param score: of the final agent, where it was evaluated.
     :param average: of the average of the weights, where one was kept.
     """
     session.folder.write_results(
@@ -111,9 +114,9 @@ def write_results(session: Session, record: Record, score: Score, average: Score
             "env": session.plan.env_id,
             "seed": session.plan.seed,
             "baseline": session.plan.distill is None,
-            "mean_reward": score.mean,
-            "std_reward": score.std,
-            "n_eval_episodes": score.episodes,
+            "mean_reward": None if score is None else score.mean,
+            "std_reward": None if score is None else score.std,
+            "n_eval_episodes": 0 if score is None else score.episodes,
             "best_mean_reward": session.best,
             "average": None if average is None else {"mean_reward": average.mean, "std_reward": average.std},
             "timesteps": int(session.agent.num_timesteps),
@@ -124,23 +127,30 @@ def write_results(session: Session, record: Record, score: Score, average: Score
     )
 
 
-def say_start(plan: Plan, folder: RunFolder) -> None:
+def say_start(plan: Plan, folder: RunFolder, agent: BaseAlgorithm) -> None:
     """Tell what begins."""
     kind = "plain SB3" if plan.distill is None else f"self-distillation ({plan.options.recipe or DEFAULT})"
     say(
         f"{plan.algorithm.__name__} on {plan.env_id}, {kind}: {plan.n_timesteps:,} steps, seed {plan.seed}, "
         f"{plan.hyperparams.n_envs} envs, {plan.device}; hyperparameters {plan.hyperparams.source}"
     )
+    rollout = agent.n_envs * int(getattr(agent, "n_steps", 1)) if hasattr(agent, "rollout_buffer") else 1
+    whole = -(-plan.n_timesteps // rollout) * rollout
+    if whole != plan.n_timesteps:
+        say(f"It trains whole rollouts, of {rollout:,} steps here: {whole:,} steps in all")
     say(f"Watch it: {_tensorboard(folder, plan)}")
 
 
-def say_end(session: Session, record: Record, score: Score, average: Score | None) -> None:
+def say_end(session: Session, record: Record, score: Score | None, average: Score | None) -> None:
     """Tell what came of it, and where it lies."""
     folder, plan = session.folder, session.plan
     best = "" if session.best is None else f"; best evaluation during training {session.best:.2f}"
     counted = "all sessions" if record.whole else "the sessions that were not killed"
     total = f" ({record.seconds:,.1f} s in {counted})" if session.resumed else ""
-    say(f"Return        {score}, deterministic, of the final agent{best}")
+    if score is None:
+        say(f"Return        not evaluated (--eval-episodes 0){best}")
+    else:
+        say(f"Return        {score}, deterministic, of the final agent{best}")
     if average is not None:
         say(f"              {average}, deterministic, of the average of its weights")
     say(f"Wall-clock    {session.seconds:,.1f} s{total}, {record.speed:,.0f} steps/s")
@@ -149,7 +159,9 @@ def say_end(session: Session, record: Record, score: Score, average: Score | Non
         say(f"Distillation  {plan.options.recipe or DEFAULT}: {_said(distiller)}")
     say(f"Run           {folder.root}")
     say(f"Final agent   {folder.final_agent}")
-    say(f"Best agent    {folder.best_agent}")
+    judged = session.best is not None or folder.evaluations.is_file()
+    evaluated = "" if judged else ": the final one, as there was no evaluation during training"
+    say(f"Best agent    {folder.best_agent}{evaluated}")
     if average is not None:
         say(f"Average       {folder.average_agent}")
     say(f"TensorBoard   {_tensorboard(folder, plan)}")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ class Session:
     best: float | None = None
     end: End = End.CUT
     _open: list[Any] = field(default_factory=list)
+    _started: float = 0.0
     _evaluation: Evaluation | None = None
 
     def __post_init__(self) -> None:
@@ -99,13 +101,15 @@ class Session:
                     return End.DONE
         return self.end
 
-    def score(self) -> Score:
-        """Evaluate the agent as it is at the end, in episodes that no other evaluation saw."""
-        return self._score_of(self.agent)
+    def score(self) -> Score | None:
+        """Evaluate the agent as it is at the end, in episodes that no other evaluation saw; None for 0 episodes."""
+        return self._score_of(self.agent) if self.plan.options.eval_episodes else None
 
     def average_score(self) -> Score | None:
         """Evaluate the average of its weights in the same episodes; None where none is kept."""
-        return None if self._average is None else self._score_of(self._average.agent())
+        if self._average is None or not self.plan.options.eval_episodes:
+            return None
+        return self._score_of(self._average.agent())
 
     def _score_of(self, agent: BaseAlgorithm) -> Score:
         plan = self.plan
@@ -121,7 +125,7 @@ class Session:
         saving.say_size(self.plan, self.agent, self.folder.root)
         name, anew = self.plan.algorithm.__name__, not self.resumed
         self.agent.set_logger(new_logger(self.agent, name, anew))
-        started = time.perf_counter()
+        self._started = time.perf_counter()
         try:
             self.agent.learn(
                 self.plan.n_timesteps - self.first_step,
@@ -130,7 +134,7 @@ class Session:
                 reset_num_timesteps=anew,
             )
         finally:
-            self.seconds = time.perf_counter() - started
+            self.seconds = time.perf_counter() - self._started
             self._close(callbacks)
 
     def _watchers(self) -> list[BaseCallback]:
@@ -157,7 +161,14 @@ class Session:
         # A line would tear the progress bar apart.
         if not self.plan.options.progress:
             average = None if self._evaluation is None else self._evaluation.average
-            say(f"  step {step:>9,}  evaluation {mean:.2f}" + ("" if average is None else f", average {average:.2f}"))
+            beside = "" if average is None else f", average {average:.2f}"
+            say(f"  step {step:>9,}  evaluation {mean:.2f}{beside}  {self._pace(step)}")
+
+    def _pace(self, step: int) -> str:
+        """Return how fast it trains, evaluations included, and how long it will take at that."""
+        speed = (step - self.first_step) / max(time.perf_counter() - self._started, 1e-9)
+        left = timedelta(seconds=round(max(self.plan.n_timesteps - step, 0) / max(speed, 1e-9)))
+        return f"({speed:,.0f} steps/s, {left} left)"
 
     def _close(self, callbacks: list[BaseCallback]) -> None:
         """Close what SB3 leaves open when training ends by an exception, and what we opened."""

@@ -57,7 +57,7 @@ def _train(options: TrainOptions, argv: Sequence[str]) -> int:
             env.close()
             folder.discard()
             raise
-        say_start(plan, folder)
+        say_start(plan, folder, agent)
         return _run(Session(plan, folder, agent, resumed=False), record)
 
 
@@ -101,12 +101,14 @@ def _run(session: Session, record: Record) -> int:
     from rlsd.faults import NotFinite
 
     score = average = None
+    done = False
     try:
         end = session.learn()
         record.end(session, end)
         if end is End.DONE:
             average = session.average_score()
             score = session.score()
+            done = True
     except KeyboardInterrupt:
         pass
     except NotFinite as error:
@@ -120,7 +122,7 @@ def _run(session: Session, record: Record) -> int:
         with on_signals(ignore):
             session.env.close()
     with on_signals(ignore):
-        if score is None:
+        if not done:
             say_stopped(session)
             return EXIT_INTERRUPTED
         write_results(session, record, score, average)

@@ -4,7 +4,9 @@ import csv
 import json
 import sys
 from contextlib import nullcontext
+from typing import ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,40 @@ RUNS = {
     "trpo": ("CartPole-v1", ["n_steps:64", "batch_size:64", "n_critic_updates:2", NET]),
     "ppo_lstm": ("CartPole-v1", ["n_steps:16", "batch_size:64", "n_epochs:2", "policy_kwargs:{lstm_hidden_size: 8}"]),
     "ars": ("CartPole-v1", ["n_delta:2"]),
+    "ppo_mask": ("MaskedChoice-v0", ["n_steps:16", "batch_size:64", "n_epochs:2", NET]),
 }
+
+
+class MaskedChoice(gym.Env):
+    """Episodes of ten steps, in each of which one action of four is forbidden, and an error."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+    observation_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Discrete(4)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return self._next(), {}
+
+    def step(self, action):
+        assert self.action_masks()[action], "it took what is forbidden"
+        self._steps += 1
+        return self._next(), float(action), self._steps == 10, False, {}
+
+    def action_masks(self):
+        return np.arange(4) != self._forbidden
+
+    def _next(self):
+        self._forbidden = int(self.np_random.integers(4))
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32)
+
+
+if "MaskedChoice-v0" not in gym.registry:
+    gym.register("MaskedChoice-v0", MaskedChoice)
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +122,19 @@ def test_an_algorithm_trains_is_evaluated_and_saved(algo, tmp_path):
     agent = final_agent(run, algorithm_class(algo))
     assert type(agent) is algorithm_class(algo), "plain SB3 cannot load it"
     assert all(torch.isfinite(parameter).all() for parameter in agent.policy.parameters()), "weights"
+
+
+def test_masks_hold_in_enjoy_and_evaluate_too(tmp_path):
+    assert train(tmp_path, "ppo_mask", 120) == 0, "exit code"
+    run = str(run_folder(tmp_path, "ppo_mask"))
+    assert main(["evaluate", run, "--eval-episodes", "4", "--stochastic"]) == 0
+    assert main(["enjoy", run, "-n", "25", "--no-render", "--stochastic"]) == 0
+
+
+def test_an_environment_without_masks_is_refused_before_anything_is_written(tmp_path, capsys):
+    assert main(["train", "--env", "CartPole-v1", "--algo", "ppo_mask", "-f", str(tmp_path / "logs")]) == 2
+    assert "CartPole-v1 has no method action_masks()" in capsys.readouterr().err
+    assert not (tmp_path / "logs").exists(), "something was written"
 
 
 @pytest.mark.parametrize("algo", ["sac", "dqn", "ars"])

@@ -116,6 +116,25 @@ def test_an_average_is_judged_and_saved_and_changes_nothing(finished, tmp_path, 
     assert "average/mean_reward" in EventAccumulator(str(events)).Reload().Tags()["scalars"], "TensorBoard"
 
 
+def test_the_evaluation_can_be_left_out(tmp_path, capsys):
+    assert main(["train", *SMALL, "--eval-episodes", "0", "-f", str(tmp_path)]) == 0, "exit code"
+    said = capsys.readouterr().out
+    assert "not evaluated (--eval-episodes 0)" in said and "  evaluation" not in said, said
+    run = tmp_path / "ppo" / "CartPole-v1_1"
+    results = json.loads((run / "results.json").read_text())
+    assert (results["mean_reward"], results["n_eval_episodes"], results["timesteps"]) == (None, 0, 512), results
+    assert f"{run / 'best_model.zip'}: the final one" in said, "nobody was the best"
+    assert main(["train", "--resume", str(run)]) == 0 and "is finished" in capsys.readouterr().out
+
+
+def test_a_number_of_steps_that_is_no_whole_rollout_is_told(tmp_path, capsys):
+    assert train(tmp_path, "-n", "300", "-params", "n_steps:64", "n_envs:2", "batch_size:64") == 0, "exit code"
+    assert "whole rollouts, of 128 steps here: 384 steps in all" in capsys.readouterr().out
+    assert train(tmp_path, "-params", "n_steps:64", "n_envs:2", "batch_size:64") == 0, "exit code"
+    assert "whole rollouts" not in (said := capsys.readouterr().out), said
+    assert "steps/s, 0:00:0" in said, "no pace is told at an evaluation"
+
+
 def test_evaluations_decide_who_is_the_best_when_asked_to(tmp_path):
     best = ["--recipe", "best", "--distill", "teacher.by=evaluation"]
     assert train(tmp_path, *best) == 0, "exit code"

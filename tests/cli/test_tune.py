@@ -161,8 +161,10 @@ def test_twenty_trials_in_two_processes_killed_and_resumed_lose_none(tmp_path):
     study = study_of(folder)
     assert len(finished(study)) == 20, "not as many as asked"
     cut_off = [trial for trial in study.trials if trial.state is TrialState.FAIL and not trial.user_attrs.get("error")]
-    done = [trial.params for trial in finished(study)]
-    assert cut_off and all(trial.params in done for trial in cut_off if trial.params), "one cut off was not run again"
+    done = [trial.params.items() for trial in finished(study)]
+    # One that was cut off while its values were being chosen gets the rest of them when it is run again.
+    assert cut_off, "the kills hit nothing"
+    assert all(any(trial.params.items() <= params for params in done) for trial in cut_off), "one was not run again"
 
 
 def _done(folder: Path) -> set[int]:
