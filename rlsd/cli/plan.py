@@ -76,6 +76,13 @@ class Plan:
         return algorithm_class(self.options.algo)
 
     @property
+    def recipe(self) -> str:
+        """What distils: the name of the recipe or of the file."""
+        from rlsd.presets import DEFAULT
+
+        return "plain SB3" if self.distill is None else self.options.recipe or self.options.config or DEFAULT
+
+    @property
     def n_timesteps(self) -> int:
         """Environment steps the run ends after."""
         return self.hyperparams.n_timesteps

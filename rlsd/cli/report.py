@@ -19,7 +19,6 @@ from rlsd.cli.provenance import command, provenance
 from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.session import End, Session
 from rlsd.plain import shown
-from rlsd.presets import DEFAULT
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -129,7 +128,7 @@ def write_results(session: Session, record: Record, score: Score | None, average
 
 def say_start(plan: Plan, folder: RunFolder, agent: BaseAlgorithm) -> None:
     """Tell what begins."""
-    kind = "plain SB3" if plan.distill is None else f"self-distillation ({plan.options.recipe or DEFAULT})"
+    kind = "plain SB3" if plan.distill is None else f"self-distillation ({plan.recipe})"
     say(
         f"{plan.algorithm.__name__} on {plan.env_id}, {kind}: {plan.n_timesteps:,} steps, seed {plan.seed}, "
         f"{plan.hyperparams.n_envs} envs, {plan.device}; hyperparameters {plan.hyperparams.source}"
@@ -156,7 +155,7 @@ def say_end(session: Session, record: Record, score: Score | None, average: Scor
     say(f"Wall-clock    {session.seconds:,.1f} s{total}, {record.speed:,.0f} steps/s")
     distiller = getattr(session.agent, "distiller", None)
     if distiller is not None:
-        say(f"Distillation  {plan.options.recipe or DEFAULT}: {_said(distiller)}")
+        say(f"Distillation  {plan.recipe}: {_said(distiller)}")
     say(f"Run           {folder.root}")
     say(f"Final agent   {folder.final_agent}")
     judged = session.best is not None or folder.evaluations.is_file()
@@ -176,7 +175,7 @@ def _distillation(session: Session) -> dict[str, Any] | None:
     if distiller is None:
         return None
     return {
-        "recipe": session.plan.options.recipe or DEFAULT,
+        "recipe": session.plan.recipe,
         **distiller.activity.state(),
         "changes": [asdict(event) for member in distiller.members.values() for event in member.teacher.changes],
         "said": _said(distiller),

@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
 import rlsd
 from rlsd import faults
-from rlsd.cli import saving
+from rlsd.cli import board, saving
 from rlsd.cli.console import say, warn
 from rlsd.cli.environments import EVALUATION_SEED, FINAL_EVALUATION_SEED, evaluation_env
 from rlsd.cli.episodes import EpisodeLog
@@ -103,7 +103,11 @@ class Session:
 
     def score(self) -> Score | None:
         """Evaluate the agent as it is at the end, in episodes that no other evaluation saw; None for 0 episodes."""
-        return self._score_of(self.agent) if self.plan.options.eval_episodes else None
+        if not self.plan.options.eval_episodes:
+            return None
+        score = self._score_of(self.agent)
+        board.finish(self.agent.logger, {board.FINAL: score.mean}, int(self.agent.num_timesteps))
+        return score
 
     def average_score(self) -> Score | None:
         """Evaluate the average of its weights in the same episodes; None where none is kept."""
@@ -119,12 +123,23 @@ class Session:
         finally:
             env.close()
 
+    def close(self) -> None:
+        """Close the environment and the log."""
+        self.env.close()
+        with suppress(
+            OSError, AttributeError
+        ):  # what cannot be written any more has been told; there may be no log yet
+            self.agent.logger.close()
+
     def _train(self, checkpoints: rlsd.Checkpoints) -> None:
         """Train, to the end or until ``checkpoints`` raises :class:`rlsd.Stopped`."""
         callbacks = [checkpoints, *self._watchers()]
         saving.say_size(self.plan, self.agent, self.folder.root)
-        name, anew = self.plan.algorithm.__name__, not self.resumed
+        anew = not self.resumed
+        name = board.run_name(self.plan, self.agent.tensorboard_log, anew)
         self.agent.set_logger(new_logger(self.agent, name, anew))
+        if anew:
+            board.furnish(self.agent.logger, self.plan)
         self._started = time.perf_counter()
         try:
             self.agent.learn(
@@ -140,6 +155,7 @@ class Session:
     def _watchers(self) -> list[BaseCallback]:
         plan = self.plan
         watchers: list[BaseCallback] = [EpisodeLog(self.folder.monitor, plan.env_id), _Changes(plan.options.progress)]
+        watchers.append(board.Marks())
         if self.resumed:
             watchers.append(ForgetLostSteps())
         if plan.eval_freq:
@@ -180,7 +196,7 @@ class Session:
                 closers.append(callback.pbar.close)
             elif isinstance(callback, Evaluation) and callback.evaluations_results:
                 self.best = float(callback.best_mean_reward)
-        for close in (*closers, self.agent.logger.close):
+        for close in closers:
             with suppress(OSError):  # what cannot be written any more has been told
                 close()
 

@@ -120,7 +120,7 @@ def _run(session: Session, record: Record) -> int:
         raise MachineError(f"{said}. {going_on(session)}") from error
     finally:
         with on_signals(ignore):
-            session.env.close()
+            session.close()
     with on_signals(ignore):
         if not done:
             say_stopped(session)
