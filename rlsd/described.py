@@ -41,10 +41,10 @@ def describe(cls: type[Any], base: type[Any]) -> None:
 def changes(base: type[Any], kwargs: dict[str, Any]) -> Mapping[str, Any]:
     """Take out of a constructor's keywords those that change the distillation: answers, and fields of answers.
 
-    A subclass's own parameter of such a name stays its own.
+    A subclass's own parameter of such a name stays its own. With a dot in it no word is a parameter's.
     """
     questions = _changeable(base)
-    return {key: kwargs.pop(key) for key in list(kwargs) if key.partition(".")[0] in questions}
+    return {key: kwargs.pop(key) for key in list(kwargs) if key in questions or "." in key}
 
 
 def _changeable(base: type[Any]) -> list[str]:

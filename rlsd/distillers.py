@@ -45,6 +45,12 @@ class Distillers:
             except (TypeError, ValueError) as error:
                 raise type(error)(f"distillation {name!r}: {error}") from error
 
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {member!r}" for name, member in self.members.items())
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<h4>{name}</h4>{member._repr_html_()}" for name, member in self.members.items())
+
     @property
     def _all(self) -> list[Distiller]:
         return [*self.members.values()]

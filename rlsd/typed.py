@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Device = torch.device | str
 
     class _Distilled:
-        distiller: Distiller | None
+        distiller: Distiller | None  # of several distillations at once a Distillers, which few have
 
     class DistilledPPO(PPO, _Distilled):
         def __init__(

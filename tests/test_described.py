@@ -44,6 +44,14 @@ def test_every_door_takes_the_same_changes(change):
     assert rlsd.SelfDistillation(rlsd.recipe("snapshot"), **change).config == wanted, "the callback, of a config"
 
 
+def test_the_class_takes_changes_to_one_of_several_by_its_name():
+    change = {"snapshot.strength.value": 0.3}
+    agent = rlsd.SelfDistilled(PPO)(
+        "MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, distill="ema+snapshot", **change
+    )
+    assert agent.distiller.members["snapshot"].config.strength.value == 0.3
+
+
 def test_a_change_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="strength changes a distillation, and there is none"):
         rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", distill=None, strength=0.3)

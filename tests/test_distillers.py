@@ -164,3 +164,10 @@ def test_a_saved_state_that_lacks_one_is_refused(tmp_path: Any) -> None:
     del state["members"]["mean"]
     with pytest.raises(ValueError, match="does not fit this agent: 'mean' is missing"):
         agent.distiller.load(agent, agent.distiller.tensors(), state)
+
+
+def test_each_is_shown_with_its_name() -> None:
+    agent = distilled(PPO, "discrete", PAIR)
+    lines = repr(agent.distiller).splitlines()
+    assert [line.partition(":")[0] for line in lines if ": Distiller" in line] == [*agent.distiller.members]
+    assert agent.distiller._repr_html_().count("<table>") == 2
