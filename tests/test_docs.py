@@ -21,6 +21,7 @@ from stable_baselines3 import PPO
 import rlsd
 from rlsd import config
 from rlsd.actors import base
+from rlsd.cli.main import COMMANDS
 from rlsd.cli.options import TrainOptions
 from rlsd.presets import _RECIPES
 
@@ -213,6 +214,11 @@ def test_the_algorithms_of_a_recipes_page_are_those_that_take_it(page):
         except TypeError as error:
             refused = error
         assert answer == ("yes" if refused is None else "no"), f"{name}: {refused}"
+
+
+def test_every_command_is_on_the_page_of_commands():
+    missing = [name for name in COMMANDS if not re.search(rf"`(rlsd )?{name}\b", text_of("commands.md"))]
+    assert not missing, f"commands that docs/commands.md does not name: {missing}"
 
 
 def test_every_flag_of_train_is_listed():

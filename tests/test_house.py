@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import rlsd
+from rlsd.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 LONGEST_FILE = 400
@@ -182,7 +183,7 @@ def test_the_library_imports_no_particular_environment():
 
 
 def test_the_command_line_imports_only_what_is_declared():
-    extras = ("contrib", "export", "plots", "video", "tune", "ray", "track", "zoo")
+    extras = ("contrib", "export", "plots", "video", "tune", "ray")
     line = {name: path for name, path in LIBRARY.items() if name.startswith("rlsd.cli")}
     foreign = foreign_imports(line, declared(*extras), own={"rlsd", "rlsd_envs"})
     assert not foreign, f"not in the dependencies of pyproject.toml: {foreign}"
@@ -239,7 +240,10 @@ def test_no_public_name_is_that_of_a_module():
     assert not modules & {*rlsd.__all__} - {"__version__"}, "a public name and a module are called the same"
 
 
-@pytest.mark.parametrize("package", ["rlsd", "rlsd_envs", "rlsd.cli.main"])
+EVERY_COMMAND = ", ".join(command.module for command in COMMANDS.values())
+
+
+@pytest.mark.parametrize("package", ["rlsd", "rlsd_envs", EVERY_COMMAND], ids=["rlsd", "rlsd_envs", "commands"])
 def test_neither_package_imports_torch_before_something_of_it_is_used(package):
     heavy = "{'torch', 'stable_baselines3'} & sys.modules.keys()"
     code = f"import sys, {package}; sys.exit(' '.join({heavy}) or 0)"
