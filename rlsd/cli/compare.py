@@ -54,8 +54,11 @@ class CompareOptions:
     """As in rlsd train."""
     trust: bool = False
     """As in rlsd train: unpickle the teachers that variants name, which runs whatever code they bring."""
-    jobs: Annotated[Count, tyro.conf.arg(aliases=["-j"])] = 1
-    """Trainings at a time, each on one thread. Above the number of cores the seconds mean little."""
+    jobs: Annotated[MaybeCount, tyro.conf.arg(aliases=["-j"])] = None
+    """Trainings at a time, each on one thread: 1 by default, with --ray the CPUs of the cluster. Above the number of
+    cores the seconds mean little."""
+    ray: Annotated[MaybeText, tyro.conf.arg(metavar="ADDRESS")] = None
+    """Train on a Ray cluster, auto or HOST:PORT, whose machines share FOLDER; needs rlsd[ray]."""
     log_folder: Annotated[str, tyro.conf.arg(aliases=["-f"], metavar="FOLDER")] = "logs/compare"
     """Trainings go to FOLDER/VARIANT/seed_SEED/ALGO/ENV_NUMBER/."""
     results: Annotated[MaybeText, tyro.conf.arg(metavar="FILE")] = None
@@ -75,7 +78,13 @@ def run(argv: Sequence[str]) -> int:
     check_file("--results", str(target))
     from rlsd.cli.sweep import run_sweep
 
-    found, interrupted = run_sweep(trials, options.jobs, "trainings", _told)
+    launcher, jobs = None, options.jobs or 1
+    if options.ray is not None:
+        from rlsd.cli.ray_launcher import RayLauncher
+
+        launcher = RayLauncher(options.ray)
+        jobs = options.jobs or launcher.cpus
+    found, interrupted = run_sweep(trials, jobs, "trainings", _told, launcher=launcher)
     results = [result for result in found if result is not None]
     if results:
         _report(options, argv, trials, results, target)

@@ -23,10 +23,13 @@ T = TypeVar("T")
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 #: Seconds after which the main thread sees a signal that came at the wrong moment.
-_LOOK_UP = 0.2
+LOOK_UP = 0.2
 
 #: Seconds that a training gets to end when it is to stop at once, and to save when this process was killed.
-_PATIENCE, _PATIENCE_WITHOUT_US = 10.0, 60.0
+_PATIENCE, PATIENCE_WITHOUT_US = 10.0, 60.0
+
+#: The exit code of a process that was lost with the machine it was on.
+EXIT_LOST = -1
 
 
 class SweptTrial(Protocol[ResultT_co]):
@@ -48,16 +51,22 @@ class SweptTrial(Protocol[ResultT_co]):
 
 
 def run_sweep(
-    trials: Sequence[SweptTrial[T]], jobs: int, noun: str, told: Callable[[T], str], stopping: str = SAVING
+    trials: Sequence[SweptTrial[T]],
+    jobs: int,
+    noun: str,
+    told: Callable[[T], str],
+    stopping: str = SAVING,
+    launcher: Launcher | None = None,
 ) -> tuple[list[T | None], bool]:
     """Run what is not finished, ``jobs`` at a time, and say what each came to.
 
     :param noun: what the trials are called, in the plural.
     :param told: what is said of a result.
     :param stopping: what is said to the signal that puts an end to it.
+    :param launcher: where the processes run; None for this machine.
     :returns: what each trial came to, None where it is not finished, and whether a signal put an end to it.
     """
-    launcher = Launcher()
+    launcher = launcher or Launcher()
     results = [trial.result() for trial in trials]
     missing = [number for number, result in enumerate(results) if result is None]
     say(f"{len(trials)} {noun}: {len(trials) - len(missing)} finished, {len(missing)} to run, {jobs} at a time")
@@ -81,6 +90,9 @@ def run_sweep(
 
 class Launcher:
     """Runs processes of ``rlsd`` that can be stopped together."""
+
+    #: How often a trial is gone on with whose process was lost.
+    tries = 1
 
     def __init__(self) -> None:
         self.stopping = False
@@ -118,7 +130,7 @@ class Launcher:
                     start_new_session=True,
                 )
                 self._running.add(process)
-            guard(process.pid, _PATIENCE_WITHOUT_US)
+            guard(process.pid, PATIENCE_WITHOUT_US)
             try:
                 return self._end_of(process)
             finally:
@@ -128,7 +140,7 @@ class Launcher:
     def _end_of(self, process: subprocess.Popen[bytes]) -> int:
         while True:
             with suppress(subprocess.TimeoutExpired):
-                return process.wait(_LOOK_UP)
+                return process.wait(LOOK_UP)
             if time.monotonic() > self._kill_at:
                 process.kill()
 
@@ -141,7 +153,7 @@ def as_finished(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
     """
     waiting = set(futures)
     while waiting:
-        done, waiting = wait(waiting, _LOOK_UP, FIRST_COMPLETED)
+        done, waiting = wait(waiting, LOOK_UP, FIRST_COMPLETED)
         yield from done
 
 

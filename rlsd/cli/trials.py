@@ -17,7 +17,7 @@ from rlsd.cli.errors import UserError, blame_input
 from rlsd.cli.main import EXIT_USER_ERROR
 from rlsd.cli.options import TrainOptions
 from rlsd.cli.runfolder import RunFolder, file_name
-from rlsd.cli.sweep import Launcher
+from rlsd.cli.sweep import EXIT_LOST, Launcher
 
 if TYPE_CHECKING:
     from rlsd.cli.plan import Plan
@@ -100,12 +100,15 @@ class Trial:
 
     def run(self, launcher: Launcher) -> Result | None:
         """Bring it to its end, from where it is; asked to stop, it saves first. None when it failed or was stopped."""
-        if (done := self.result()) is not None:
-            return done
-        stopped = self.unfinished()
-        # A checkpoint that cannot be read is left where it is, and the run is started over.
-        if stopped is None or self._train(launcher, ("--resume", str(stopped.root))) == EXIT_USER_ERROR:
-            self._train(launcher, self.words)
+        for _ in range(launcher.tries):
+            if (done := self.result()) is not None or launcher.stopping:
+                return done
+            stopped = self.unfinished()
+            again = EXIT_USER_ERROR if stopped is None else self._train(launcher, ("--resume", str(stopped.root)))
+            # A checkpoint that cannot be read is left where it is, and the run is started over.
+            code = self._train(launcher, self.words) if again == EXIT_USER_ERROR else again
+            if code != EXIT_LOST:
+                break
         return self.result()
 
     def _train(self, launcher: Launcher, words: tuple[str, ...]) -> int:

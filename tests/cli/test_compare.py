@@ -16,7 +16,7 @@ from rlsd.cli.plan import plan_new
 from rlsd.cli.report import Record
 from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.summary import show, summarise
-from rlsd.cli.sweep import Launcher
+from rlsd.cli.sweep import EXIT_LOST, Launcher
 from rlsd.cli.trials import Result, Trial, training_return
 from rlsd.cli.variants import Variant, parse_seeds, parse_variants
 
@@ -185,6 +185,20 @@ def test_a_stopped_training_goes_on(tmp_path, monkeypatch):
     assert trial.run(Launcher()) is not None, "it did not end"
     resumed = ("--resume", str(trial.folder / "ppo" / "CartPole-v1_1"))
     assert training.launched == [trial.words, resumed], "not resumed"
+
+
+def test_a_training_whose_machine_is_lost_goes_on_elsewhere_and_not_without_end(tmp_path, monkeypatch):
+    training = Training(monkeypatch, exit_codes=[EXIT_LOST, EXIT_LOST])
+    (trial,) = plan_trials(options(f"--env CartPole-v1 --variants default --seeds 5 -n 64 {TINY}", tmp_path))
+    launcher = Launcher()
+    launcher.tries = 4
+    assert trial.run(launcher) is not None, "it did not end"
+    resumed = ("--resume", str(trial.folder / "ppo" / "CartPole-v1_1"))
+    assert training.launched == [trial.words, resumed, resumed], "started over"
+    (other,) = plan_trials(options(f"--env CartPole-v1 --variants default --seeds 6 -n 64 {TINY}", tmp_path))
+    training.exit_codes = [EXIT_LOST] * 9
+    assert other.run(launcher) is None
+    assert len(training.exit_codes) == 9 - launcher.tries
 
 
 def test_a_training_that_cannot_be_resumed_starts_over_and_one_that_fails_again_does_not(tmp_path, monkeypatch):
