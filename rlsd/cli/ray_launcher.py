@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,12 @@ class RayLauncher(Launcher):
                 if at_once or (self.stopping and not cancelled):
                     self._ray.cancel(task, force=at_once)
                     cancelled = True
-            except errors.RayTaskError as error:
-                raise error.cause from None
-            except errors.RayError:  # the node, or the task's process, is gone
-                return EXIT_INTERRUPTED if self.stopping else EXIT_LOST
+            except (errors.RayError, KeyboardInterrupt) as error:  # a cancelled task may raise either
+                if self.stopping:
+                    return EXIT_INTERRUPTED
+                if isinstance(error, (errors.RayTaskError, KeyboardInterrupt)):
+                    raise
+                return EXIT_LOST  # the node, or the task's process, is gone
 
 
 def _process(words: tuple[str, ...], log: str, folder: str) -> int:
@@ -74,7 +77,9 @@ def _process(words: tuple[str, ...], log: str, folder: str) -> int:
         )
         guard(process.pid, PATIENCE_WITHOUT_US)
         try:
-            return int(process.wait())
+            while True:  # looking up: what cancels a task does not wake it
+                with suppress(subprocess.TimeoutExpired):
+                    return int(process.wait(LOOK_UP))
         finally:
             if process.poll() is None:
                 process.terminate()  # it saves

@@ -123,7 +123,7 @@ def run(argv: Sequence[str]) -> int:
         )
         say("workers   steps/s   ratio   predicted   measured / predicted   bottleneck")
         rows: list[dict[str, Any]] = []
-        for workers in (*options.workers, *options.predicted):
+        for workers in dict.fromkeys((*options.workers, *options.predicted)):
             measured = workers in options.workers
             spent = predict(parts, workers, options.envs_per_worker, options.n_steps, cpus if measured else workers)
             expected = workers * steps / sum(spent.values())
