@@ -18,7 +18,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
-from rlsd.activity import Activity
 from rlsd.actors import algorithm_name, examined
 from rlsd.algorithms import algorithm_of
 from rlsd.change import ChangeEvent
@@ -27,7 +26,7 @@ from rlsd.config import DistillConfig
 from rlsd.divergences import Divergence
 from rlsd.episodes import EpisodeSource
 from rlsd.memory import check_states
-from rlsd.metrics import Metrics
+from rlsd.metrics import Activity, Metrics
 from rlsd.observations import as_items
 from rlsd.penalty import Penalty, PenaltyObserver
 from rlsd.returns import Episodes
@@ -85,8 +84,10 @@ class Distiller:
                 f"gate 'disagreement' needs a teacher of several members, and {config.teacher.name!r} is one: "
                 "use teacher 'ensemble', 'peers' or 'cascade', or leave the gate out"
             )
+        self.divergence = config.divergence
         config.divergence.check(agent, self.actor)
-        config.strength.check(agent, self.actor, config.timing)
+        config.timing.check(config.strength)
+        config.strength.check(agent, self.actor)
         entropy = None if agent.seed is None else [agent.seed, _STREAM]
         store = config.states.build(np.random.SeedSequence(entropy), agent)
         if self.teacher.observes and not store.offers:
@@ -166,6 +167,10 @@ class Distiller:
     def deposits(self) -> int:
         """How many of these steps carried a penalty."""
         return self.penalty.deposits
+
+    def reject(self, count: int | Tensor) -> None:
+        """Count states or gradients that were not finite and were left out."""
+        self.penalty.dropped += count
 
     def is_of(self, agent: BaseAlgorithm) -> bool:
         """Tell whether the agent still has the policy that this was made for, compiled or not."""
@@ -248,8 +253,8 @@ class Distiller:
             "distill/states": float(self.states.count),
             "distill/skipped_nonfinite": float(self.penalty.dropped) + self.states.rejected,
             "time/distill_fraction": self.metrics.fraction(),
-            **{f"distill/{key}": value for key, value in self.teacher.figures().items()},
-            **{f"distill/{key}": value for key, value in (self.auxiliary.figures() if self.auxiliary else {}).items()},
+            **{f"distill/{key}": value for key, value in self.teacher.metrics().items()},
+            **{f"distill/{key}": value for key, value in (self.auxiliary.metrics() if self.auxiliary else {}).items()},
         }
 
     def log(self, agent: BaseAlgorithm) -> None:

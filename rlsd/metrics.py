@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,3 +65,46 @@ class Metrics:
         """Begin new means."""
         self._sums, self._counts = {}, {}
         self._seconds, self._since = 0.0, time.perf_counter()
+
+
+@dataclass
+class Activity:
+    """Counts the agent's updates, and of them those in which a penalty was injected.
+
+    :param updates: calls of the agent's ``train()``, or ARS's updates.
+    :param pulled: how many of them had a penalty.
+    :param first: environment steps at the first of these, None before.
+    :param last: environment steps at the latest of these.
+    """
+
+    updates: int = 0
+    pulled: int = 0
+    first: int | None = None
+    last: int | None = None
+
+    def count(self, pulled: bool, steps: int) -> None:
+        """Count an update that has just ended.
+
+        :param pulled: whether it had a penalty.
+        :param steps: the agent's environment steps.
+        """
+        self.updates += 1
+        if pulled:
+            self.pulled += 1
+            self.first, self.last = steps if self.first is None else self.first, steps
+
+    def __str__(self) -> str:
+        if self.pulled:
+            return f"pulled in {self.pulled:,} of {self.updates:,} updates, steps {self.first:,} to {self.last:,}"
+        return f"idle in all {self.updates:,} updates"
+
+    def state(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Load what :meth:`state` returned."""
+        for name in asdict(self):
+            value = state.get(name)
+            setattr(self, name, None if value is None else int(value))
+        self.updates, self.pulled = self.updates or 0, self.pulled or 0

@@ -31,8 +31,7 @@ class Beside(str):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    def __hash__(self) -> int:
-        return hash((Beside.__name__, str(self)))
+    __hash__ = str.__hash__
 
 
 _PLAIN = Beside("@observation")  # the key under which an observation that is no dict travels

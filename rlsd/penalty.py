@@ -120,6 +120,8 @@ class Penalty:
         self.drawn = 0
         #: Gradients that were not finite and were dropped.
         self.dropped = torch.zeros((), device=cache.store.device)
+        #: Whether the latest gradient is the one to be compared with the agent's own.
+        self.wants_ratio = False
         self._pace = Pace()
         self._begun_at = 0  # minibatches drawn when the update began
         self._stride = 1  # of the latest gradient step
@@ -193,9 +195,8 @@ class Penalty:
     def gradients(self) -> Gradient:
         """Return the gradient to inject at this gradient step, by parameter; empty when this step gets none."""
         with self.metrics.timed():
-            update = self.running
-            batch, stride = self.draw()
-            if batch is None:
+            update, (batch, stride) = self.update, self.draw()
+            if batch is None or update is None:
                 return ()
             with eval_mode(update.modules), torch.enable_grad():
                 loss, found = self._differentiated(update, batch, stride)
@@ -282,24 +283,21 @@ class Penalty:
             self.metrics.add("open", loss.gates)
         if self.coefficient.control is not None:
             self._divergences.append(loss.divergence.detach())
-        if self.deposits == update.look_at:
+        self.wants_ratio = self.deposits == update.look_at
+        if self.wants_ratio:
             family, parameters = self.actor.family, student.parameters.detach()
             self.metrics.add("agreement", _mean(family.agreement(batch.targets, parameters), batch.hold))
             self.metrics.add("teacher_entropy", _mean(family.entropy(batch.targets), batch.hold))
             self.metrics.add("student_entropy", _mean(family.entropy(parameters), batch.hold))
         self.deposits += 1
 
-    @property
-    def wants_ratio(self) -> bool:
-        """Whether the gradient just injected is the one to be compared with the agent's own."""
-        return self.deposits - 1 == self.running.look_at
-
     def ratio(self, injected: Tensor, own: Tensor) -> None:
         """Record the norms of the injected gradient and of the agent's own, on the same parameters."""
         # A stride injects several steps' worth at once; the metric is for one.
         ratio = injected / self._stride / (own + 1e-12)
         self.metrics.add("grad_ratio", ratio)
-        self._ratio = ratio / (self.running.beta * self._shrunk)
+        if self.update is not None:
+            self._ratio = ratio / (self.update.beta * self._shrunk)
 
     def feedback(self, agent: BaseAlgorithm) -> Feedback:
         """Return how the update went that has just ended. Waits for the device."""

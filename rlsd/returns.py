@@ -57,12 +57,12 @@ class Episodes:
                 break
             new.append(float(episode["r"]))
         self._latest = agent.ep_info_buffer[-1] if agent.ep_info_buffer else None
-        self._add(new[::-1])
+        if new:
+            self._add(new[::-1])
 
     def _add(self, new: list[float]) -> None:
-        if new:
-            self._returns = self._returns[-EPISODES:] + new
-            self.count += len(new)
+        self._returns = self._returns[-EPISODES:] + new
+        self.count += len(new)
 
     def smoothed(self, agent: BaseAlgorithm) -> SmoothedReturn | None:
         """Return how the latest 20 training episodes went, None before as many have ended.

@@ -135,7 +135,8 @@ class RolloutSource(Source):
                 stacklevel=2,
             )
             return
-        yield NewStates(with_context(_flattened(raw, agent), self._actor.context(agent)))
+        states, context = _flattened(raw, agent), self._actor.context(agent)
+        yield NewStates(with_context(states, context) if context else states)
 
 
 class ReplaySource(Source):

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -18,7 +18,6 @@ from rlsd.clock import StepCounter
 from rlsd.config import Answer, answers, checked_number, choice, integer, number
 from rlsd.gates import Gate, GateInput
 from rlsd.returns import Episodes
-from rlsd.timing import Timing
 
 _SHAPES: dict[str, Callable[[float, float, float], float]] = {
     "linear": lambda start, end, done: start + (end - start) * done,
@@ -78,8 +77,11 @@ class Strength(Answer, question="strength"):
         :param remaining: the share of training that lies ahead, 1 at the start and 0 at the end, as in SB3.
         """
 
-    def check(self, agent: BaseAlgorithm, actor: Actor, timing: Timing) -> None:
-        """Raise a ``TypeError`` where agent or timing cannot give what the strength or one of its gates goes by."""
+    #: Whether it weighs the penalty against the agent's own update.
+    relative: ClassVar[bool] = False
+
+    def check(self, agent: BaseAlgorithm, actor: Actor) -> None:
+        """Raise a ``TypeError`` where the agent cannot give what the strength or one of its gates goes by."""
         for gate in self.gates:
             gate.check(agent, actor)
 
@@ -284,6 +286,8 @@ class Relative(Strength, name="relative"):
     :raises ValueError: when a value is out of its range.
     """
 
+    relative: ClassVar[bool] = True
+
     share: float = number(0.1, low=0.0, low_open=True)
     of: str = choice("loss", ("loss", "gradient"))
     value: float = number(1.0, low=0.0, low_open=True)
@@ -298,13 +302,8 @@ class Relative(Strength, name="relative"):
     def at(self, remaining: float) -> float:  # noqa: D102
         return self.value
 
-    def check(self, agent: BaseAlgorithm, actor: Actor, timing: Timing) -> None:  # noqa: D102
-        super().check(agent, actor, timing)
-        if not timing.deposits:
-            raise TypeError(
-                "strength 'relative' weighs the penalty against the agent's own update, and timing "
-                f"{timing.name!r} learns beside it: use 'constant', 'schedule' or timing 'every_step'"
-            )
+    def check(self, agent: BaseAlgorithm, actor: Actor) -> None:  # noqa: D102
+        super().check(agent, actor)
         if actor.optimizer(agent.policy) is None:
             raise TypeError(
                 f"strength 'relative' weighs the penalty against a loss, and a {algorithm_name(agent)} has none: use "
@@ -352,7 +351,9 @@ class Coefficient:
         """
         remaining = agent._current_progress_remaining
         source = self.strength if self.control is None else self.control
-        value = checked_number(f"{type(source).__name__}.at({remaining:g})", source.at(remaining))
+        value = source.at(remaining)
+        if not (isinstance(value, float) and 0.0 <= value < math.inf):
+            value = checked_number(f"{type(source).__name__}.at({remaining:g})", value)
         for gate in self.gates:
             value *= checked_number(f"{type(gate).__name__}.update", gate.update(agent, refreshed), high=1.0)
         self.value = value

@@ -15,7 +15,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from rlsd.chunks import Pace
+from rlsd.chunks import FIRST, Pace
 from rlsd.distributions import Family
 from rlsd.gates import GateInput
 from rlsd.observations import Observations, zeros
@@ -133,7 +133,10 @@ class TargetCache:
             index = self._index(some)
             targets[index] = teacher.ask(self.store.gather(some, index))
 
-        self._asking.in_chunks(ask, slots)
+        if 0 < len(slots) <= (self._asking.at_once or FIRST):
+            ask(slots)
+        else:
+            self._asking.in_chunks(ask, slots)
         self.versions[slots] = teacher.version
 
     def sample_targets(self, most: int = 256) -> Tensor:

@@ -5,13 +5,41 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from rlsd.actors import Actor
+from rlsd.clock import StepCounter
 from rlsd.config import Answer, integer
+from rlsd.divergences import Divergence
+from rlsd.returns import Episodes
+from rlsd.states import StateStore
+from rlsd.strength import Coefficient, Strength
+from rlsd.teachers import Teacher
+
+
+class Distillation(Protocol):
+    """What a training beside the agent's own updates may use of the agent's distiller."""
+
+    actor: Actor
+    teacher: Teacher
+    divergence: Divergence
+    coefficient: Coefficient
+    #: The agent's environment steps and episodes, through all calls of ``learn()``.
+    clock: StepCounter
+    ended: Episodes
+    #: Whether states are stored.
+    stores: bool
+
+    @property
+    def states(self) -> StateStore:
+        """The stored states."""
+
+    def reject(self, count: int | Tensor) -> None:
+        """Count states or gradients that were not finite and were left out."""
 
 
 class AuxiliaryTraining(ABC):
@@ -33,7 +61,7 @@ class AuxiliaryTraining(ABC):
         :param update: runs the agent's own update once more, on what it has collected, without a penalty.
         """
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return what TensorBoard is to show of it."""
         return {}
 
@@ -62,10 +90,18 @@ class Timing(Answer, question="timing"):
     def weight(self, step: int) -> int:
         """Return the factor on the strength at the actor's gradient step number ``step``, 0 for no deposit."""
 
-    def build(self, distiller: Any, agent: BaseAlgorithm) -> AuxiliaryTraining | None:
+    def check(self, strength: Strength) -> None:
+        """Raise a ``TypeError`` where the strength goes by what this leaves out."""
+        if strength.relative and not self.deposits:
+            raise TypeError(
+                f"strength {strength.name!r} weighs the penalty against the agent's own update, and timing "
+                f"{self.name!r} learns beside it: use 'constant', 'schedule' or timing 'every_step'"
+            )
+
+    def build(self, distiller: Distillation, agent: BaseAlgorithm) -> AuxiliaryTraining | None:
         """Make what runs beside the agent's own updates, None when nothing does.
 
-        :param distiller: the :class:`Distiller` of the agent, whole but for this.
+        :param distiller: the agent's, whole but for this.
         :raises TypeError: when the agent has no use for it.
         """
         return None

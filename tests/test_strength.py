@@ -439,12 +439,11 @@ def test_a_strength_asks_its_gates_whether_they_can_work_with_the_agent():
 
     agent = small_agent("PPO")
     with pytest.raises(TypeError, match="not with me"):
-        Relative(gates=Refusing()).check(agent, actor_for(agent), rlsd.EveryStep())
+        Relative(gates=Refusing()).check(agent, actor_for(agent))
 
 
 @pytest.mark.parametrize("of", ["loss", "gradient"])
 def test_what_is_learned_beside_the_agents_own_update_has_nothing_to_be_relative_to(of):
-    agent, beside = small_agent("PPO"), SimpleNamespace(name="phase", deposits=False)
     with pytest.raises(TypeError, match="and timing 'phase' learns beside it: use 'constant', 'schedule' or timing"):
-        Relative(of=of).check(agent, actor_for(agent), beside)
-    Adaptive().check(agent, actor_for(agent), beside)
+        rlsd.Phase().check(Relative(of=of))
+    rlsd.Phase().check(Adaptive())

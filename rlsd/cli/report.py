@@ -192,7 +192,7 @@ def _in_words(distiller: Distiller) -> str:
     """Return what distillation did, and why where it did nothing."""
     if not distiller.config.timing.deposits:  # type: ignore[attr-defined]
         done = {"phase": "phases", "reborn": "rebirths"}.get(distiller.config.timing.name, "")
-        count = int((distiller.auxiliary.figures() if distiller.auxiliary else {}).get(done, 0))
+        count = int((distiller.auxiliary.metrics() if distiller.auxiliary else {}).get(done, 0))
         return f"{count:,} {done} beside {distiller.activity.updates:,} updates"
     if distiller.activity.pulled:
         return str(distiller.activity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,8 @@ class ImitationLoss:
         self, tutor: Demonstrator, divergence: Divergence, value_weight: float, generator: np.random.Generator
     ) -> None:
         self.tutor, self.divergence, self.value_weight, self._generator = tutor, divergence, value_weight, generator
+        #: The agent's family on a scale of its own: the agent's is that of its distiller's targets.
+        self.family = copy.copy(tutor.actor.family)
         #: The variance of the teacher's values where that is above 1, see :meth:`calibrate`.
         self.scale = 1.0
         self._held = np.arange(0)  # slots with a state in them; a store that is full may have a million
@@ -102,8 +105,8 @@ class ImitationLoss:
         """Take the scale of the values, and of a Q-learner's preferences, from held-out states."""
         slots, tutor = held_out(self._slots(store), SCALED_BY), self.tutor
         targets = Pace().joined(lambda some: tutor.targets(store.pick(some)), slots)
-        if tutor.actor.family.needs_scale:
-            tutor.actor.family.calibrate(targets)
+        if self.family.needs_scale:
+            self.family.calibrate(targets)
         actions = self._actions(targets)
 
         def expect(some: np.ndarray) -> Tensor | None:
@@ -127,7 +130,7 @@ class ImitationLoss:
         first = second = None
         if policy_part:
             student = tutor.actor.parameters(tutor.actor.module(policy), seen)
-            first = self.divergence(tutor.actor.family, targets, student).mean()
+            first = self.divergence(self.family, targets, student).mean()
         if value_part and self.value_weight > 0.0:
             actions = self._actions(targets)
             expected = tutor.expectations(seen, actions)
@@ -139,7 +142,7 @@ class ImitationLoss:
 
     def gap(self, policy: nn.Module, store: StateStore) -> float:
         """Return the mean ``KL(teacher || student)`` on held-out states, in nats."""
-        tutor, family = self.tutor, self.tutor.actor.family
+        tutor, family = self.tutor, self.family
         module = tutor.actor.module(policy)
         slots = held_out(self._slots(store), MOST)
 
@@ -159,10 +162,9 @@ class ImitationLoss:
         return self._held
 
     def _actions(self, targets: Tensor) -> Tensor | None:
-        actor = self.tutor.actor
-        if getattr(self.tutor.policy, "critic", None) is None or actor.has_values:
+        if getattr(self.tutor.policy, "critic", None) is None or self.tutor.actor.has_values:
             return None
-        family = actor.family
+        family = self.family
         centre = targets[:, : family.dim].tanh() if isinstance(family, Gaussian) else targets
         noise = torch.as_tensor(self._generator.normal(0.0, NOISE, centre.shape)).to(centre)
         anywhere = torch.as_tensor(self._generator.uniform(-1.0, 1.0, centre.shape)).to(centre)

@@ -25,7 +25,7 @@ from rlsd.sources import context_bytes
 from rlsd.strength import Feedback
 from rlsd.students.rollouts import RETURN_BYTES, Rollouts
 from rlsd.teachers import SnapshotTeacher
-from rlsd.timing import AuxiliaryTraining, Timing
+from rlsd.timing import AuxiliaryTraining, Distillation, Timing
 
 #: Sets the phase's random stream apart from every other that is made from the agent's seed ("phas" in ASCII).
 _STREAM = 0x70686173
@@ -43,7 +43,7 @@ class Phases(AuxiliaryTraining):
 
     observes = True
 
-    def __init__(self, answer: Phase, distiller: Any, agent: Any) -> None:
+    def __init__(self, answer: Phase, distiller: Distillation, agent: Any) -> None:
         policy, name = agent.policy, algorithm_name(agent)
         if not isinstance(agent, OnPolicyAlgorithm):
             raise TypeError(
@@ -77,7 +77,7 @@ class Phases(AuxiliaryTraining):
             return
         refused = self.rollouts.add(states, as_array(agent.rollout_buffer.returns).reshape(-1))
         if not self._distiller.stores:  # else they were counted there
-            self._distiller.penalty.dropped += refused
+            self._distiller.reject(refused)
 
     def after(self, agent: BaseAlgorithm, update: Callable[[], None]) -> None:  # noqa: D102
         coefficient, teacher = self._distiller.coefficient, self._distiller.teacher
@@ -139,14 +139,14 @@ class Phases(AuxiliaryTraining):
         :param returns: the value targets, ``(batch,)``.
         :param weights: of the states in what holds the actions, ``(batch,)``; None for 1 everywhere.
         """
-        actor, config = self._distiller.actor, self._distiller.config
+        actor, divergence = self._distiller.actor, self._distiller.divergence
         module = actor.module(agent.policy)
         student, latent = _through(actor, module, seen)
         # A critic with a memory of its own, which is not stored with the states, is left to the agent's updates.
         values = actor.values(module, seen) if actor.has_values else None
-        loss = config.divergence(actor.family, taught.teacher, student)
-        if config.divergence.value_weight and values is not None and taught.teacher_values is not None:
-            loss = loss + config.divergence.value_weight * (taught.teacher_values - values).square()
+        loss = divergence(actor.family, taught.teacher, student)
+        if divergence.value_weight and values is not None and taught.teacher_values is not None:
+            loss = loss + divergence.value_weight * (taught.teacher_values - values).square()
         if self._distiller.coefficient.per_state:
             seen_values = None if values is None else values.detach()
             situation = taught._replace(student=student.detach(), student_values=seen_values)
@@ -161,7 +161,7 @@ class Phases(AuxiliaryTraining):
         self.optimizer.zero_grad()
         loss.backward()
         finite = torch.isfinite(nn.utils.clip_grad_norm_(self._parameters, bound))
-        self._distiller.penalty.dropped += ~finite
+        self._distiller.reject(~finite)
         for parameter in self._parameters:
             if parameter.grad is not None:
                 parameter.grad = torch.where(finite, parameter.grad, 0.0)
@@ -175,7 +175,7 @@ class Phases(AuxiliaryTraining):
         if control is not None:
             control.learn(Feedback(divergence, None, None))
 
-    def figures(self) -> dict[str, float]:  # noqa: D102
+    def metrics(self) -> dict[str, float]:  # noqa: D102
         return {"phases": float(self.phases), **self._figures}
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
@@ -258,5 +258,5 @@ class Phase(Timing, name="phase"):
     def weight(self, step: int) -> int:  # noqa: D102
         return 0
 
-    def build(self, distiller: Any, agent: BaseAlgorithm) -> AuxiliaryTraining:  # noqa: D102
+    def build(self, distiller: Distillation, agent: BaseAlgorithm) -> AuxiliaryTraining:  # noqa: D102
         return Phases(self, distiller, agent)

@@ -24,7 +24,7 @@ from rlsd.students.initialization import KINDS, new_student
 from rlsd.students.parallel import ParallelStudent
 from rlsd.students.rollback import RollbackGuard
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
-from rlsd.timing import AuxiliaryTraining, Timing
+from rlsd.timing import AuxiliaryTraining, Distillation, Timing
 
 #: Sets the students' random stream apart from every other that is made from the agent's seed ("born" in ASCII).
 _STREAM = 0x626F726E
@@ -39,7 +39,7 @@ class PolicyReset(AuxiliaryTraining):
     :raises TypeError: when the agent cannot be reborn, or not in this mode.
     """
 
-    def __init__(self, answer: Reborn, distiller: Any, agent: Any) -> None:
+    def __init__(self, answer: Reborn, distiller: Distillation, agent: Any) -> None:
         _check(answer, distiller, agent)
         self.answer, self._distiller = answer, distiller
         self._generator = own_generator(agent.seed, _STREAM)
@@ -140,9 +140,9 @@ class PolicyReset(AuxiliaryTraining):
 
     def _comparison(self, agent: BaseAlgorithm) -> ImitationLoss:
         tutor = Demonstrator(agent, self._distiller.actor, self._distiller.teacher)
-        return ImitationLoss(tutor, self._distiller.config.divergence, self.answer.value_weight, self._generator)
+        return ImitationLoss(tutor, self._distiller.divergence, self.answer.value_weight, self._generator)
 
-    def figures(self) -> dict[str, float]:  # noqa: D102
+    def metrics(self) -> dict[str, float]:  # noqa: D102
         return {
             "rebirths": float(self.rebirths),
             "rebirths_refused": float(self.refused),
@@ -199,7 +199,7 @@ def take_over(agent: Any, student: BasePolicy, with_optimizers: bool) -> None:
     search_around(agent)
 
 
-def _check(answer: Reborn, distiller: Any, agent: Any) -> None:
+def _check(answer: Reborn, distiller: Distillation, agent: Any) -> None:
     name = algorithm_name(agent)
     actor = distiller.actor
     if not distiller.states.ahead:
@@ -217,8 +217,8 @@ def _check(answer: Reborn, distiller: Any, agent: Any) -> None:
             f"{name}'s update only suits the policy that acted, and a student beside it did not: "
             "use timing.mode 'sequential', or PPO"
         )
-    _check_strength(answer, distiller.config.strength)
-    if distiller.config.divergence.value_weight:
+    _check_strength(answer, distiller.coefficient.strength)
+    if distiller.divergence.value_weight:
         raise TypeError(
             "divergence.value_weight has no part in timing 'reborn', whose students learn values by "
             f"timing.value_weight = {answer.value_weight:g}: set that, and divergence.value_weight to 0"
@@ -315,5 +315,5 @@ class Reborn(Timing, name="reborn"):
     def weight(self, step: int) -> int:  # noqa: D102
         return 0
 
-    def build(self, distiller: Any, agent: BaseAlgorithm) -> AuxiliaryTraining:  # noqa: D102
+    def build(self, distiller: Distillation, agent: BaseAlgorithm) -> AuxiliaryTraining:  # noqa: D102
         return PolicyReset(self, distiller, agent)

@@ -18,6 +18,7 @@ from rlsd.clock import StepCounter
 from rlsd.config import Answer
 from rlsd.observations import Observations, as_items
 from rlsd.returns import Episodes
+from rlsd.states import StateStore
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Teacher(ABC):
         Called before :meth:`refresh`.
         """
 
-    def prepare(self, store: Any) -> np.ndarray | None:
+    def prepare(self, store: StateStore) -> np.ndarray | None:
         """Look at the store of states before an update; called when states and teacher are up to date.
 
         :return: slots of the store whose targets are to be brought up to date at once, None for none.
@@ -163,7 +164,7 @@ class Teacher(ABC):
     def held(self, holds: Tensor) -> None:  # noqa: B027 - most do not look back
         """Record how firmly the student is held on all states of a draw: :meth:`hold_weight` sees a few at a time."""
 
-    def hold_stored(self, store: Any, slots: np.ndarray) -> Tensor:
+    def hold_stored(self, store: StateStore, slots: np.ndarray) -> Tensor:
         """Return :meth:`hold_weight` of the states in some slots of the store."""
         return self.hold_weight(store.pick(slots))
 
@@ -180,7 +181,7 @@ class Teacher(ABC):
         """The changes of the task that it noticed, in order."""
         return []
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return what TensorBoard is to show of this teacher besides what it shows of every one."""
         return {}
 

@@ -85,7 +85,7 @@ class BestTeacher(SnapshotTeacher):
         self.version += 1
         self._changed = True
 
-    def figures(self) -> dict[str, float]:  # noqa: D102
+    def metrics(self) -> dict[str, float]:  # noqa: D102
         return {} if self.mark is None else {"best_mark": self.mark}
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102

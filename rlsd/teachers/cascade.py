@@ -16,6 +16,7 @@ from rlsd.chunks import Pace
 from rlsd.config import integer, number
 from rlsd.distributions import Family
 from rlsd.observations import Observations
+from rlsd.states import StateStore
 from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.joined import JoinedTeacher
@@ -131,7 +132,7 @@ class CascadeTeacher(JoinedTeacher):
         numbers = range(2, self.answer.n + 1)
         return [k for k in numbers if self.version % max(round(self.answer.omega ** (k - 2)), 1) == 0]
 
-    def prepare(self, store: Any) -> None:
+    def prepare(self, store: StateStore) -> None:
         """Train the hidden policies whose turn it is, all on the same states and from the policies of before."""
         due = self.due()
         if not due or store.count == 0:

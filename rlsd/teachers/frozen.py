@@ -17,6 +17,7 @@ from rlsd.chunks import Pace
 from rlsd.distributions import Categorical, Family, QValues
 from rlsd.observations import Observations, as_items, split_context, with_context
 from rlsd.plain import shown
+from rlsd.states import StateStore
 from rlsd.teachers.base import Teacher, TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy
 from rlsd.teachers.packed_policy import PackedPolicy
@@ -78,7 +79,7 @@ class FrozenTeacher(Teacher):
         self.version, self.refreshed_at = 1, self.clock.steps(agent)
         return True
 
-    def prepare(self, store: Any) -> None:
+    def prepare(self, store: StateStore) -> None:
         """Take the scale of a Q-learner's values, once."""
         if self.tau is not None or not self._translates or store.count == 0:
             return

@@ -40,7 +40,8 @@ class FrozenPolicy:
 
     def parameters(self, observations: Observations) -> Tensor:
         """Return its parameters for raw states as they are, ``(batch, family.size)``, with a graph if one is due."""
-        return self.actor.parameters(self._frozen(), self.seen(observations))
+        assert self.policy is not None, "nothing was frozen yet"
+        return self.actor.parameters(self.policy, self.seen(observations))
 
     def values(self, observations: Observations) -> Tensor:
         """Return its values of raw states, ``(batch,)``."""

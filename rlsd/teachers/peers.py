@@ -157,7 +157,7 @@ class PeersTeacher(JoinedTeacher):
         """Return the others' latest copies."""
         return [copy.frozen for copy in self.copies.values()]
 
-    def figures(self) -> dict[str, float]:  # noqa: D102
+    def metrics(self) -> dict[str, float]:  # noqa: D102
         return {"peers": float(len(self.copies))}
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102

@@ -200,7 +200,7 @@ class RememberTeacher(Teacher):
         self._began, self._holds = self._began[kept], self._holds[kept]
         self._left = max(len(self._numbers), NOW)
 
-    def figures(self) -> dict[str, float]:  # noqa: D102
+    def metrics(self) -> dict[str, float]:  # noqa: D102
         return {
             "change": float(self.test.alarms),
             "changed_at": float(self._since),

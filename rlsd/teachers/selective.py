@@ -20,6 +20,7 @@ from rlsd.actors import Actor
 from rlsd.chunks import Pace
 from rlsd.config import integer, number
 from rlsd.observations import Observations, from_items, from_names, storage_dtype, to_names
+from rlsd.states import StateStore
 from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.discriminator import Discriminator
 from rlsd.teachers.ema import EmaTeacher
@@ -99,7 +100,7 @@ class SelectiveTeacher(EmaTeacher):
         """Whether of the stored states looked at last so few are held that a minibatch would say next to nothing."""
         return self.min_weight == 0.0 and float(self._firmness) < LEAST
 
-    def prepare(self, store: Any) -> np.ndarray | None:
+    def prepare(self, store: StateStore) -> np.ndarray | None:
         """Train the discriminator on the states met lately against stored ones, once for each snapshot.
 
         :return: the slots of these stored ones: in a few snapshots all of the store is looked at, also while idle.
@@ -138,7 +139,7 @@ class SelectiveTeacher(EmaTeacher):
         plain = isinstance(observations, Tensor) and observations.ndim == 2 and observations.dtype == torch.float32
         return observations if plain else self.frozen.features(observations)  # type: ignore[return-value]
 
-    def figures(self) -> dict[str, float]:  # noqa: D102
+    def metrics(self) -> dict[str, float]:  # noqa: D102
         accuracy = 0.5 if self.discriminator is None else self.discriminator.accuracy
         return {"frozen_share": float(self._frozen), "discriminator_accuracy": accuracy}
 

@@ -533,7 +533,7 @@ def test_reborn_teaches_what_the_agent_does_and_half_the_squared_error_of_its_va
     def imitate(student: Any, comparison: Any, store: Any, steps: int, rate: float, size: int, generator: Any) -> None:
         states = comparison.batch(store, size)
         parts = comparison.parts(student, states)
-        tau = agent.distiller.actor.family.tau if name == "DQN" else 1.0
+        tau = comparison.family.tau if name == "DQN" else 1.0
         p, q = (acts(name, policy, states, tau) for policy in (agent.policy, student))
         value = (
             (lambda policy: policy.predict_values(states)) if name == "PPO" else (lambda policy: policy.q_net(states))

@@ -151,7 +151,7 @@ def test_the_value_is_learned_and_the_actions_stay() -> None:
     timing = Phase(every_rollouts=2, epochs=60, batch_size=8, learning_rate=0.01)
     first = distilled(PPO, distill=config(timing=Phase(every_rollouts=2, epochs=1, batch_size=8)), gamma=0.5)
     agent = distilled(PPO, distill=config(timing=timing, strength=5.0), gamma=0.5)
-    short, long = (a.learn(2 * ROLLOUT).distiller.auxiliary.figures() for a in (first, agent))
+    short, long = (a.learn(2 * ROLLOUT).distiller.auxiliary.metrics() for a in (first, agent))
     assert long["phase_aux_loss"] < short["phase_aux_loss"]
     assert long["phase_value_loss"] < short["phase_value_loss"]
     assert 0.0 < long["phase_kl"] < 0.02
@@ -286,5 +286,5 @@ def test_an_average_begins_anew_after_each_phase(teacher: Any) -> None:
 def test_phases_suit_every_teacher_strength_and_gate(teacher: str, strength: Any) -> None:
     answers = {"teacher": teacher, "strength": strength, "divergence": rlsd.KL(value_weight=0.5)}
     agent = phasic(every=2, answers=answers, stats_window_size=2).learn(6 * ROLLOUT)
-    figures = agent.distiller.auxiliary.figures()
+    figures = agent.distiller.auxiliary.metrics()
     assert all(np.isfinite(value) for value in figures.values())

@@ -146,7 +146,7 @@ def test_the_bound_on_the_gap_is_kept() -> None:
     with torch.no_grad():
         p, q = (actor.parameters(module, seen) for module in (before, agent.policy))
     gap = float(actor.family.kl(p, q).mean())
-    assert gap == pytest.approx(agent.distiller.auxiliary.figures()["rebirth_kl"], rel=1e-4)
+    assert gap == pytest.approx(agent.distiller.auxiliary.metrics()["rebirth_kl"], rel=1e-4)
     assert 0.0 < gap <= 0.01
 
 

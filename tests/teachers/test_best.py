@@ -191,4 +191,4 @@ def test_nobody_is_judged_without_episodes():
         training.agent.num_timesteps += 10
         assert not training.teacher.refresh(training.agent)
     assert not training.teacher.ready
-    assert training.teacher.figures() == {}
+    assert training.teacher.metrics() == {}

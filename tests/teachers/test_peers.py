@@ -73,7 +73,7 @@ def test_three_agents_of_different_sizes_learn_from_the_mixture_of_the_others(gr
     refresh(a, b, c, a)
     expected = a[1].actor.family.mixture(torch.stack([answers_of(b[0]), answers_of(c[0])]), torch.ones(2) / 2)
     torch.testing.assert_close(a[1].targets(RAW), expected)
-    assert a[1].figures() == {"peers": 2.0}
+    assert a[1].metrics() == {"peers": 2.0}
 
 
 def test_other_groups_and_agents_that_are_gone_do_not_teach(group):

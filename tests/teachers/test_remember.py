@@ -171,7 +171,7 @@ def test_after_a_false_alarm_nothing_is_held_any_more():
     teacher._alarms.append((teacher.steps - 20, 1.0, 1.0))
     agent.learn(8 * ROLLOUT, reset_num_timesteps=False)
     assert len(teacher.changes) == 1, "nothing came of the alarm"
-    assert teacher.inactive and teacher.figures()["frozen_share"] == 0.0
+    assert teacher.inactive and teacher.metrics()["frozen_share"] == 0.0
     pulled = agent.distiller.deposits
     agent.learn(4 * ROLLOUT, reset_num_timesteps=False)
     assert agent.distiller.deposits == pulled, "it is still held"

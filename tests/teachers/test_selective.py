@@ -58,7 +58,7 @@ def test_states_unlike_those_met_now_are_held_and_the_others_are_free():
     old, new = (torch.from_numpy(next(iter(s.values()))) for s in (states(256, 0.0, size=size), now))
     assert teacher.hold_weight(old).min() > 0.8
     assert teacher.hold_weight(new).max() == 0.0
-    assert teacher.figures()["discriminator_accuracy"] > 0.7
+    assert teacher.metrics()["discriminator_accuracy"] > 0.7
 
 
 def test_nothing_is_held_while_the_agent_goes_where_it_always_went():
