@@ -10,11 +10,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from rlsd.activity import Activity
 from rlsd.change import ChangeEvent
 from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
 from rlsd.distiller import Distiller
+from rlsd.metrics import Activity
 from rlsd.returns import Episodes
 from rlsd.several import DistillConfigs
 

@@ -38,6 +38,9 @@ class Distillation(Protocol):
     def states(self) -> StateStore:
         """The stored states."""
 
+    def restart(self, agent: BaseAlgorithm) -> None:
+        """Say that the agent's weights are others than its updates made."""
+
     def reject(self, count: int | Tensor) -> None:
         """Count states or gradients that were not finite and were left out."""
 
