@@ -48,6 +48,9 @@ class PackedPolicy:
     def __init__(self, name: str, packed: bytes, normalization: Normalization | None) -> None:
         self.name, self.packed, self.normalization = name, packed, normalization
 
+    def __repr__(self) -> str:
+        return self.name
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PackedPolicy) and other.name == self.name
 
