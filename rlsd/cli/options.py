@@ -68,7 +68,7 @@ class TrainOptions:
     log_folder: Annotated[str, tyro.conf.arg(aliases=["-f"], metavar="FOLDER")] = "logs"
     """Runs go to FOLDER/ALGO/ENV_NUMBER/."""
     tensorboard_log: Annotated[MaybeText, tyro.conf.arg(aliases=["-tb"], metavar="FOLDER")] = None
-    """Where TensorBoard's files go. Auto: into the run's own folder."""
+    """Where TensorBoard's files go; where left out, into the run's own folder."""
     # Looked up when asked: who captures the output exchanges it.
     progress: Annotated[bool, tyro.conf.arg(aliases=["-P"])] = field(default_factory=lambda: sys.stderr.isatty())
     """Show a progress bar; by default where stderr is a terminal."""

@@ -18,6 +18,7 @@ from rlsd.cli.plan import Plan
 from rlsd.cli.provenance import command, provenance
 from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.session import End, Session
+from rlsd.gates import ReturnComparison
 from rlsd.plain import shown
 
 if TYPE_CHECKING:
@@ -202,6 +203,8 @@ def _in_words(distiller: Distiller) -> str:
     gates = [gate.name for gate in distiller.config.strength.gates]  # type: ignore[attr-defined]
     reasons = {"return": "the return never fell behind the teacher's", "behind": "the policy never fell behind"}
     reason = next((reasons[name] for name in gates if name in reasons), "")
+    if any(isinstance(gate, ReturnComparison) and gate.highest is None for gate in distiller.coefficient.gates):
+        reason = "too few episodes ended to compare returns"
     if not reason and distiller.teacher.inactive:
         reason = "nothing that it knew was left" if distiller.teacher.per_state else "the teacher held nothing"
     return f"{distiller.activity}{': ' if reason else ''}{reason}"

@@ -79,7 +79,8 @@ class RunFolder:
             raise UserError(f"there is no run {shown(run)}: give its folder, e.g. logs/ppo/CartPole-v1_1")
         arguments = sorted(root.glob("*/args.yml"))
         if not arguments:
-            raise UserError(f"{root} is not the folder of a run: it holds no ENV/args.yml")
+            example = "logs/ppo/CartPole-v1_1"
+            raise UserError(f"{root} is not the folder of a run, such as {example}: it holds no ENV/args.yml")
         return cls(root, arguments[0].parent.name)
 
     @contextmanager

@@ -29,8 +29,8 @@ class AgentOptions:
     """Which agent a command is about."""
 
     agent: tyro.conf.Positional[Annotated[MaybeText, tyro.conf.arg(metavar="RUN|ZIP")]] = None
-    """Folder of a run, e.g. logs/ppo/CartPole-v1_1, or a zip that SB3 saved. Auto: the run that --env, --algo and
-    --exp-id name."""
+    """Folder of a run, e.g. logs/ppo/CartPole-v1_1, or a zip that SB3 saved. Where left out, the run that --env,
+    --algo and --exp-id name."""
     env: Annotated[MaybeText, tyro.conf.arg(metavar="ID")] = None
     """Gymnasium id of the environment. Auto: the run's."""
     algo: Annotated[str, tyro.conf.arg(metavar="ALGO")] = "ppo"
