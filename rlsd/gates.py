@@ -19,7 +19,7 @@ from rlsd.actors import Actor, algorithm_name
 from rlsd.clock import StepCounter
 from rlsd.config import Answer, checked_number, number
 from rlsd.distributions import Family, Point
-from rlsd.returns import EPISODES, FEWEST, Episodes
+from rlsd.returns import Episodes
 
 
 class GateInput(NamedTuple):
@@ -206,8 +206,8 @@ class ReturnGate(Gate, name="return"):
     """Pull only while the student's smoothed training return is behind its teacher's.
 
     What two standard errors of the student's return explain is no fall. Before 20 episodes have ended, the gate is
-    closed. Where ``stats_window_size`` is less than 20, as many count; below 5 the gate is refused. After Dual Policy
-    Distillation (Lai et al. 2020).
+    closed. Where ``stats_window_size`` is less than 20, as many count, but 5 at least. After Dual Policy Distillation
+    (Lai et al. 2020).
 
     :param margin: how far the student must fall behind before the gate begins to open, as a share of the range
         of smoothed returns seen so far. Usual range 0 to 0.3.
@@ -216,13 +216,6 @@ class ReturnGate(Gate, name="return"):
 
     margin: float = number(0.05, low=0.0, high=1.0)
     width: float = number(0.1, low=0.0, high=1.0, low_open=True)
-
-    def check(self, agent: BaseAlgorithm, actor: Actor) -> None:  # noqa: D102
-        if agent._stats_window_size < FEWEST:
-            raise TypeError(
-                f"gate 'return' judges by {FEWEST} episodes at least, and the agent's stats_window_size keeps "
-                f"{agent._stats_window_size}: set it to {EPISODES} or more, or leave the gate out"
-            )
 
     def build(self) -> ReturnComparison:  # noqa: D102
         return ReturnComparison(self.margin, self.width)

@@ -12,12 +12,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 #: Enough episodes to tell something, and few enough to tell it in time: a mean over many lags behind the policy.
 EPISODES = 20
-#: Fewer do not tell how far chance carries their mean: they may be alike by chance, and a single one always is.
+#: Fewer do not tell how far chance carries their mean: they may be alike by chance, and a single one always is. Where
+#: ``stats_window_size`` keeps fewer, the latest 20 count all the same, and are kept here.
 FEWEST = 5
 
 
 class SmoothedReturn(NamedTuple):
-    """The mean return of the latest training episodes, and the standard error of that mean, infinite if unknown."""
+    """The mean return of the latest training episodes, and the standard error of that mean."""
 
     mean: float
     error: float
@@ -35,7 +36,8 @@ class Episodes:
     """The returns of an agent's training episodes, through all calls of ``learn()``, each of which makes SB3 forget.
 
     The distiller of an agent has one and hands it to all who judge by returns. Where the environment has no
-    ``Monitor``, so that SB3 knows of no return, it adds up the rewards itself as soon as somebody asked.
+    ``Monitor``, so that SB3 knows of no return, it adds up the rewards itself as soon as somebody asked. Where SB3
+    keeps too few episodes, it records each as it ends.
     """
 
     def __init__(self) -> None:
@@ -51,6 +53,8 @@ class Episodes:
 
     def look(self, agent: BaseAlgorithm) -> None:
         """Record the episodes that ended, as far as SB3 still has them."""
+        if self._asked and _keeps_too_few(agent):
+            return  # the recorder sees each
         new: list[float] = []
         for episode in reversed(agent.ep_info_buffer or ()):
             if episode is self._latest:
@@ -67,26 +71,24 @@ class Episodes:
     def smoothed(self, agent: BaseAlgorithm) -> SmoothedReturn | None:
         """Return how the latest 20 training episodes went, None before as many have ended.
 
-        Of as many as SB3 keeps, where its ``stats_window_size`` is less.
+        Of as many as SB3 keeps, where its ``stats_window_size`` is less, but 5 or more.
         """
-        self._asked = True
         self.look(agent)
-        n = min(EPISODES, agent._stats_window_size)
-        if len(self._returns) < n:
-            return None
-        found = mean_and_error(self._returns[-n:])
-        return found if n >= FEWEST else found._replace(error=math.inf)
+        self._asked = True
+        kept = agent._stats_window_size
+        n = min(EPISODES, kept) if kept >= FEWEST else EPISODES
+        return None if len(self._returns) < n else mean_and_error(self._returns[-n:])
 
     def since(self, agent: BaseAlgorithm, before: int) -> list[float]:
         """Return the returns of those that ended after the first ``before``, in order, as far as they are known."""
-        self._asked = True
         self.look(agent)
+        self._asked = True
         n = self.count - before
         return self._returns[-n:] if n else []
 
     def recorder(self, agent: BaseAlgorithm) -> BaseCallback | None:
         """Return the callback that must watch the coming rollout, None while SB3 tells of episodes or nobody asks."""
-        if not self._asked or agent.ep_info_buffer:
+        if not self._asked or (agent.ep_info_buffer and not _keeps_too_few(agent)):
             return None
         if self._at != agent.num_timesteps or len(self._sums) != agent.n_envs:  # some steps were not watched
             self._sums, self._whole = np.zeros(agent.n_envs), np.zeros(agent.n_envs, dtype=bool)
@@ -103,8 +105,11 @@ class Episodes:
         self._sums += rewards if normalizing is None else normalizing.get_original_reward()
         self._at = agent.num_timesteps
         for i in np.flatnonzero(dones).tolist():
-            if self._whole[i] and "episode" not in infos[i]:
+            told = infos[i].get("episode")
+            if told is None and self._whole[i]:
                 self._add([float(self._sums[i])])
+            elif told is not None and _keeps_too_few(agent):
+                self._add([float(told["r"])])
             self._sums[i], self._whole[i] = 0.0, True
 
     def state(self) -> dict[str, Any]:
@@ -124,6 +129,11 @@ class Episodes:
         self._sums, self._whole = np.array(state["sums"], dtype=float), np.array(state["whole"], dtype=bool)
         self._at = int(state["at"])
         self._latest = agent.ep_info_buffer[-1] if agent.ep_info_buffer else None
+
+
+def _keeps_too_few(agent: Any) -> bool:
+    """Tell whether SB3 forgets episodes that count, and a recorder can see them: ARS has no rollouts."""
+    return agent._stats_window_size < FEWEST and hasattr(agent, "collect_rollouts")
 
 
 class _Rewards(BaseCallback):

@@ -79,7 +79,7 @@ def answers(name, script, **changes):
 
 def run(script, folder, monkeypatch, distill):
     """Run a script with wrapped algorithms, which are distilled by ``distill`` where the script says nothing of it."""
-    asked = lambda given, algorithm=None: resolve(distill if given is True else given, algorithm)  # noqa: E731
+    asked = lambda given, *rest: resolve(distill if given is True else given, *rest)  # noqa: E731
     monkeypatch.setattr(wrapping, "resolve", asked)
     return script(rlsd.SelfDistilled, folder)
 

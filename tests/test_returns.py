@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from types import SimpleNamespace
 from typing import Any
@@ -56,9 +55,19 @@ def test_there_is_none_before_enough_episodes_have_ended_unless_fewer_are_rememb
 
 
 @pytest.mark.parametrize("window", range(1, FEWEST))
-def test_of_too_few_episodes_nobody_knows_the_error(window):
-    assert smoothed_return(agent(*[7.0] * window, window=window)) == (7.0, math.inf)
+def test_where_sb3_keeps_too_few_twenty_count_all_the_same(window):
+    assert smoothed_return(agent(*[7.0] * (EPISODES - 1), window=window)) is None
+    assert smoothed_return(agent(*[7.0] * EPISODES, window=window)) == (7.0, 0.0)
     assert smoothed_return(agent(*[7.0] * FEWEST, window=FEWEST)) == (7.0, 0.0)
+
+
+@pytest.mark.parametrize("monitor", [False, True])
+@pytest.mark.parametrize("name", ["PPO", "A2C", "DQN"])
+def test_the_window_that_sb3_logs_by_changes_no_return(name, monitor):
+    few, many = (guarded(name, monitor=monitor, window=window).learn(160).distiller.ended for window in (1, 100))
+    told = few._returns[-EPISODES:]
+    assert len(told) == EPISODES and len(set(told)) > 5
+    assert told == many._returns[-EPISODES:]
 
 
 def test_each_episode_is_counted_once_as_far_as_it_is_remembered():
@@ -74,9 +83,9 @@ def test_each_episode_is_counted_once_as_far_as_it_is_remembered():
 
 
 def test_its_mean_is_what_sb3_logs():
-    trained = small_ppo(VecMonitor(vec_env(n=2)), stats_window_size=3)
+    trained = small_ppo(VecMonitor(vec_env(n=2)), stats_window_size=FEWEST)
     trained.learn(64)
-    assert len(trained.ep_info_buffer) == 3
+    assert len(trained.ep_info_buffer) == FEWEST
     assert smoothed_return(trained).mean == pytest.approx(np.mean([episode["r"] for episode in trained.ep_info_buffer]))
 
 
@@ -109,9 +118,9 @@ GUARD = {
 }
 
 
-def guarded(name: str = "PPO", **env) -> Any:
-    algorithm = ALL_ALGORITHMS[name]
-    return build(rlsd.SelfDistilled(algorithm), env=falling(actions=ACTIONS.get(name), **env), distill=GUARD)
+def guarded(name: str = "PPO", window: int = 100, **env) -> Any:
+    algorithm, env = ALL_ALGORITHMS[name], falling(actions=ACTIONS.get(name), **env)
+    return build(rlsd.SelfDistilled(algorithm), env=env, distill=GUARD, stats_window_size=window)
 
 
 ACTIONS = {"SAC": spaces.Box(-1.0, 1.0, (2,), np.float32)}
@@ -179,7 +188,7 @@ def test_nobody_watches_rewards_that_nobody_asks_for_or_that_a_monitor_tells():
 
 
 def test_an_episode_whose_beginning_nobody_watched_is_not_counted():
-    ended, one = Episodes(), SimpleNamespace(n_envs=2, num_timesteps=0, ep_info_buffer=deque())
+    ended, one = Episodes(), SimpleNamespace(n_envs=2, num_timesteps=0, ep_info_buffer=deque(), _stats_window_size=100)
     one.get_vec_normalize_env = lambda: None
     ended._asked = True
 

@@ -129,8 +129,7 @@ def _record(policy: BasePolicy, env: VecEnv, options: EnjoyOptions, agent: Saved
     target.parent.mkdir(parents=True, exist_ok=True)
     gif = target.suffix == ".gif"
     settings: dict[str, Any] = {"duration": 1000 / rate, "loop": 0} if gif else {"fps": rate, "macro_block_size": 1}
-    unfinished = files.beside(target, target.suffix)
-    try:
+    with files.replacing(target, target.suffix) as unfinished:
         # Where imageio is installed its types are known, and are those of a class above the writer's.
         writer: Any = imageio.get_writer(unfinished, format="GIF" if gif else "FFMPEG", **settings)
         with writer as film:
@@ -140,7 +139,4 @@ def _record(policy: BasePolicy, env: VecEnv, options: EnjoyOptions, agent: Saved
                 assert picture is not None
                 # H.264 halves the colours' resolution, and takes no odd widths.
                 film.append_data(picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2])
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
     say(f"Film {target}, {rate:g} pictures a second")

@@ -17,6 +17,7 @@ from rlsd.cli.extras import need
 from rlsd.cli.flags import Count, check_lowest, read_flags
 from rlsd.cli.statistics import bootstrap_interval, mean_of_one
 from rlsd.cli.tables import check_file, table
+from rlsd.io import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +117,8 @@ def _draw(groups: Groups, options: PlotOptions) -> None:
         axes.legend()
     target = Path(options.output)
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
+    with files.replacing(target, target.suffix) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def _add(axes: Axes, label: str, curves: Sequence[Curve], axis: str) -> None:

@@ -16,9 +16,12 @@ PARTIAL = ".part"
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Give a file to write to, and put it in ``target``'s place once it is whole; on failure ``target`` stays."""
-    unfinished = beside(target, PARTIAL)
+def replacing(target: Path, suffix: str = PARTIAL) -> Iterator[Path]:
+    """Give a file to write to, and put it in ``target``'s place once it is whole; on failure ``target`` stays.
+
+    :param suffix: of the file's name, for writers that choose the format by it.
+    """
+    unfinished = beside(target, suffix)
     unfinished.open("xb").close()  # with the rights of any new file, which tempfile would not give
     try:
         yield unfinished

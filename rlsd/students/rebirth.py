@@ -260,7 +260,7 @@ class Reborn(Timing, name="reborn"):
     the agent's last 20 did, by more than ``tolerance`` of the range of returns seen so far beyond two standard errors,
     the agent comes back as it was, and what was learned in between is lost. Until as many episodes have ended nothing
     is decided, and no other student begins; where fewer than 20 had ended before, the student stays unjudged. Where
-    ``stats_window_size`` is less than 20, as many count; below 5 nobody is judged.
+    ``stats_window_size`` is less than 20, as many count, but 5 at least.
 
     The agent's own gradient steps get no penalty, and strength 0 switches all of it off. Refused are strengths
     that follow the penalty, ``divergence.value_weight``, and gates: in parallel only those that decide state by state.

@@ -46,7 +46,7 @@ class RollbackGuard:
     def begin(self, agent: Any) -> None:
         """Keep the agent as it is, to be replaced now. Where it cannot be judged, nobody will be on probation."""
         before = self._ended.smoothed(agent)
-        if before is None or math.isinf(before.error):
+        if before is None:
             return
         self.before = before
         self.old = {key: tensor.detach().clone() for key, tensor in _everything(agent).items()}

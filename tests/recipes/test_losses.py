@@ -16,6 +16,7 @@ from agents import ALL_ALGORITHMS, VECTOR, TinyEnv, build, distilled
 from gymnasium import spaces
 from helpers import disturb
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal, kl_divergence
@@ -105,6 +106,8 @@ def watch(
     :param skips: environment steps that are made believe before an update.
     :param returns: of the latest episodes before an update, made believe too.
     """
+    if issubclass(ALL_ALGORITHMS[name], OffPolicyAlgorithm):
+        changes = {"gradient_steps": 4} | changes
     agent = distilled(ALL_ALGORITHMS[name], KINDS[name], recipe, **changes)
     distiller, seen = agent.distiller, Seen(agent, name)
     names = {id(p): key for key, p in agent.policy.named_parameters()}

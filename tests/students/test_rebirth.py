@@ -341,8 +341,8 @@ def test_no_other_student_begins_while_one_is_on_probation() -> None:
 
 
 def test_a_student_is_not_judged_against_too_few_episodes() -> None:
-    agent = reborn(every=ROLLOUT, episodes=2, agent={"stats_window_size": 4}).learn(8 * ROLLOUT)
-    assert agent.distiller.auxiliary.rebirths == 8
+    agent = reborn(every=ROLLOUT, episodes=2).learn(2 * ROLLOUT)
+    assert agent.distiller.auxiliary.rebirths == 2
     assert not agent.distiller.auxiliary.probation.on
 
 
