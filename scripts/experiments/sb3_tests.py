@@ -102,12 +102,12 @@ def pytest_configure(config: Any) -> None:
     answers, wrapping = importlib.import_module("rlsd.presets"), importlib.import_module("rlsd.wrapping")
     every = int(os.environ[EVERY])
 
-    def resolve(distill: Any, algorithm: type[Any]) -> Any:
+    def resolve(distill: Any, algorithm: type[Any], changes: Any = None) -> Any:
         if distill is True:
             distill = None if recipe == NONE else answers.resolve(recipe, algorithm)
             if getattr(getattr(distill, "teacher", None), "every", 0) > every:  # the tests train for some hundred steps
                 distill = distill.changed({"teacher.every": every})
-        return answers.resolve(distill, algorithm)
+        return answers.resolve(distill, algorithm, changes)
 
     wrapping.resolve = resolve  # type: ignore[attr-defined]
     exchange(rlsd.SelfDistilled)
