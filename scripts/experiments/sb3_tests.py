@@ -33,7 +33,9 @@ RECIPE, EVERY = "RLSD_SB3_TESTS_RECIPE", "RLSD_SB3_TESTS_EVERY"
 PLAIN, NONE = "plain", "none"
 
 #: Tests that may differ, by a pattern of their names, and why.
-KNOWN: dict[str, str] = {}
+KNOWN: dict[str, str] = {
+    r"test_her\.py::test_performance|test_identity\.py": "must learn in few steps, which a snapshot every 64 slows",
+}
 
 
 def main() -> int:
