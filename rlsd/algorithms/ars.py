@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from rlsd.actors import RandomSearchActor
 from rlsd.algorithms.base import Algorithm
 from rlsd.injection import eval_mode
-from rlsd.penalty import Penalty, Student
+from rlsd.penalty import Student
 from rlsd.sources import EvaluationSource
 
 
@@ -23,25 +23,17 @@ class RandomSearch(Algorithm):
 
     compares_gradients: ClassVar[bool] = False
 
-    def __init__(self, penalty: Penalty) -> None:
-        super().__init__(penalty)
-        self._armed = False
-
     @classmethod
     def is_of(cls, algorithm: type[BaseAlgorithm]) -> bool:  # noqa: D102
         return hasattr(algorithm, "evaluate_candidates")
 
-    @contextmanager
-    def armed(self, agent: BaseAlgorithm) -> Iterator[None]:  # noqa: D102
-        self._armed = True
-        try:
-            yield
-        finally:
-            self._armed = False
+    def armed(self, agent: BaseAlgorithm) -> AbstractContextManager[None]:
+        """Leave it to :meth:`judged`: nothing is put into the agent."""
+        return nullcontext()
 
     def judged(self, candidates: Tensor, returns: Tensor) -> Tensor:
         """Return the candidates' returns less each one's penalty, outside an update as they are."""
-        if not self._armed:
+        if self.penalty.update is None:
             return returns
         with self.penalty.metrics.timed():
             return returns - self.scores(candidates)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -24,29 +24,20 @@ class NaturalGradient(Algorithm):
 
     compares_gradients: ClassVar[bool] = False
 
-    def __init__(self, penalty: Penalty) -> None:
-        super().__init__(penalty)
-        self._armed = False
-
     @classmethod
     def is_of(cls, algorithm: type[BaseAlgorithm]) -> bool:  # noqa: D102
         return hasattr(algorithm, "_compute_actor_grad")
 
-    @contextmanager
-    def armed(self, agent: BaseAlgorithm) -> Iterator[None]:  # noqa: D102
+    def armed(self, agent: BaseAlgorithm) -> AbstractContextManager[None]:
+        """Let the value term into the critic's steps; the rest is left to :meth:`penalized`."""
         optimizer = self.penalty.actor.optimizer(agent.policy)
-        critic = CriticPenalty(self.penalty)
-        apart = optimizer is not None and self.penalty.divergence.value_weight > 0.0
-        self._armed = True
-        try:
-            with Injection(optimizer, critic).armed() if apart and optimizer is not None else nullcontext():
-                yield
-        finally:
-            self._armed = False
+        if optimizer is None or not self.penalty.divergence.value_weight:
+            return nullcontext()
+        return Injection(optimizer, CriticPenalty(self.penalty)).armed()
 
     def penalized(self, objective: Tensor) -> Tensor:
         """Return the objective less the penalty, outside an update as it is."""
-        if not self._armed:
+        if self.penalty.update is None:
             return objective
         with self.penalty.metrics.timed():
             term = self.term()
