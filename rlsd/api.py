@@ -20,7 +20,20 @@ from rlsd.states import Episodes, Minibatch, Mixture, Recent, ReplayBuffer, Rese
 from rlsd.strength import Adaptive, Constant, Relative, Schedule
 from rlsd.students import Phase, Reborn
 from rlsd.students.compress import compress
-from rlsd.teachers import Best, Cascade, Ema, Ensemble, Frozen, Origin, Peers, Remember, Selective, Snapshot, Stored
+from rlsd.teachers import (
+    Best,
+    Cascade,
+    Ema,
+    Ensemble,
+    Expert,
+    Frozen,
+    Origin,
+    Peers,
+    Remember,
+    Selective,
+    Snapshot,
+    Stored,
+)
 from rlsd.timing import EveryStep
 from rlsd.together import learn_together
 from rlsd.version import __version__
@@ -51,6 +64,7 @@ __all__ = [
     "Episodes",
     "EvaluateAverage",
     "EveryStep",
+    "Expert",
     "Frozen",
     "JensenShannon",
     "LocalWorkers",

@@ -13,6 +13,7 @@ from rlsd_envs.errors import (
 from rlsd_envs.factory import make_vec_env
 from rlsd_envs.flipped import Flipped
 from rlsd_envs.grids import GridCnn
+from rlsd_envs.privileged import Privileged, StudentExtractor
 
 __all__ = [
     "BACKENDS",
@@ -22,6 +23,8 @@ __all__ = [
     "Flipped",
     "GridCnn",
     "InvalidAction",
+    "Privileged",
+    "StudentExtractor",
     "UnknownEnvironment",
     "UnsupportedByBackend",
     "VectorEnvAdapter",

@@ -26,7 +26,7 @@ from rlsd.torch_family import TorchFamily, bare, flattened
 #: Where the distributions are that SB3's policies have, and what is known of them.
 _KNOWN = ("stable_baselines3.common.distributions", "sb3_contrib.common.maskable.distributions")
 #: What sb3-contrib puts in place of the logit of an action that the mask forbids.
-_FORBIDDEN = -1e8
+FORBIDDEN = -1e8
 
 
 class ActorCritic(Actor):
@@ -153,7 +153,7 @@ class MaskedActorCritic(ActorCritic):
         else:
             with _borrowed_action_dist(module):
                 logits = _logits(super()._told(module, observations))
-        return torch.where(context["@mask"] > 0.5, logits, _FORBIDDEN)
+        return torch.where(context["@mask"] > 0.5, logits, FORBIDDEN)
 
     def _told(self, module: Any, states: Observations) -> Any:
         observations, context = split_context(states)
@@ -170,7 +170,7 @@ class MaskedActorCritic(ActorCritic):
         return cast(Tensor, policy.evaluate_actions(observations, actions, action_masks=context["@mask"])[1])
 
     def _parameters_told(self, told: Any, states: Observations) -> Tensor:
-        return torch.where(split_context(states)[1]["@mask"] > 0.5, _logits(told), _FORBIDDEN)
+        return torch.where(split_context(states)[1]["@mask"] > 0.5, _logits(told), FORBIDDEN)
 
     def imagined_context(self, policy: Any, n: int) -> dict[str, Tensor]:  # noqa: D102
         return {"@mask": torch.ones(n, self.family.size, dtype=torch.uint8, device=policy.device)}

@@ -5,6 +5,7 @@ from rlsd.teachers.best import Best, BestTeacher
 from rlsd.teachers.cascade import Cascade, CascadeTeacher
 from rlsd.teachers.ema import Ema, EmaTeacher
 from rlsd.teachers.ensemble import Ensemble, EnsembleTeacher
+from rlsd.teachers.expert import Expert, ExpertTeacher
 from rlsd.teachers.frozen import Frozen, FrozenTeacher
 from rlsd.teachers.frozen_policy import FrozenPolicy
 from rlsd.teachers.joined import JoinedTeacher
@@ -24,6 +25,8 @@ __all__ = [
     "EmaTeacher",
     "Ensemble",
     "EnsembleTeacher",
+    "Expert",
+    "ExpertTeacher",
     "Frozen",
     "FrozenPolicy",
     "FrozenTeacher",

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor, algorithm_name
-from rlsd.actors.on_policy import MaskedActorCritic, RecurrentActorCritic
+from rlsd.actors.on_policy import FORBIDDEN, MaskedActorCritic, RecurrentActorCritic
 from rlsd.chunks import Pace
 from rlsd.distributions import Categorical, Family, QValues
 from rlsd.observations import Observations, as_items, split_context, with_context
@@ -20,12 +20,11 @@ from rlsd.plain import shown
 from rlsd.states import StateStore
 from rlsd.teachers.base import Teacher, TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy
+from rlsd.teachers.outside import checked_view, same_kind, seen_by, seen_space
 from rlsd.teachers.packed_policy import PackedPolicy
 
 #: Stored states on which the scale of a Q-learner's values is taken.
 _SAMPLE = 256
-#: What stands for the logit of an action that a mask forbids, as in :mod:`rlsd.actors`.
-_FORBIDDEN = -1e8
 
 
 class FrozenTeacher(Teacher):
@@ -53,12 +52,17 @@ class FrozenTeacher(Teacher):
     def _take(self, agent: BaseAlgorithm, donor: PackedPolicy) -> None:
         frozen, built = donor.unpack(agent.device)
         theirs = (built.observation_space, built.action_space)
-        mine = (agent.observation_space, agent.action_space)
-        if theirs != mine:
+        view = self.answer.observations
+        mine = (seen_space(view, agent.observation_space), agent.action_space)
+        if theirs[1] != mine[1] or not (theirs[0] == mine[0] if view is None else same_kind(theirs[0], mine[0])):
+            shows = "this agent sees" if view is None else "teacher.observations gives it"
             raise ValueError(
-                f"the teacher {donor.name} sees {theirs[0]} and acts in {theirs[1]}, this agent sees {mine[0]} and "
-                f"acts in {mine[1]}: both spaces must be the same, so use one trained in this agent's environment"
+                f"the teacher {donor.name} sees {theirs[0]} and acts in {theirs[1]}, {shows} {mine[0]} and "
+                f"acts in {mine[1]}: both spaces must be the same, so use one trained in this agent's environment, or "
+                "say by teacher.observations which of its observations the teacher sees"
             )
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in frozen.tensors().values()):
+            raise ValueError(f"the teacher {donor.name} has weights that are not finite, and would answer with NaN")
         translated = _translated(frozen.actor.family, self.actor.family)
         reason = "" if translated else misfit(frozen.actor, built.squash_output, self.actor, agent.policy.squash_output)
         if reason:
@@ -105,7 +109,7 @@ class FrozenTeacher(Teacher):
         if self._translates:
             answers = answers / (1.0 if self.tau is None else self.tau)
         if mask is not None:
-            answers = torch.where(mask > 0.5, answers, _FORBIDDEN)
+            answers = torch.where(mask > 0.5, answers, FORBIDDEN)
         return self.actor.family.normalized(answers)
 
     def values(self, observations: Observations) -> Tensor:  # noqa: D102
@@ -114,6 +118,7 @@ class FrozenTeacher(Teacher):
     def _shown(self, observations: Observations) -> Observations:
         """Return raw states without what only the student acts by; a teacher with masks is shown one, if all ones."""
         plain, context = split_context(observations)
+        plain = seen_by(self.answer.observations, plain)
         if not isinstance(self._policy.actor, MaskedActorCritic):
             return plain
         some: Tensor = next(iter(as_items(plain).values()))
@@ -175,23 +180,27 @@ def _agent(key: str, value: Any) -> PackedPolicy | str | None:
 class Frozen(TeacherConfig, name="frozen"):
     """Another trained agent: ``rlsd.Frozen("teacher.zip")`` or ``rlsd.Frozen(teacher)``.
 
-    Its network, feature extractor and algorithm may be others, not its spaces. It must act by the same family of
-    distributions; a Q-learner may also teach a policy of probabilities, by ``softmax(Q / tau)``, with tau the spread of
-    its values over the actions. It sees states through its own ``VecNormalize`` statistics. What it needs is saved with
-    the student, so a saved student goes on without the file. Loading it unpickles, as SB3's ``load`` does: use only
-    files that you trust.
+    Its network, feature extractor and algorithm may be others, not its spaces; but it may see other keys of a Dict than
+    its student does, or fewer numbers of a vector: ``rlsd.Frozen(teacher, observations="state")``. It must act by the
+    same family of distributions; a Q-learner may also teach a policy of probabilities, by ``softmax(Q / tau)``, with
+    tau the spread of its values over the actions. It sees states through its own ``VecNormalize`` statistics. What it
+    needs is saved with the student, so a saved student goes on without the file. Loading it unpickles, as SB3's
+    ``load`` does: use only files that you trust.
 
     :param path: an SB3 zip, of which only the policy is built; or a live agent, as ``agent``.
     :param vecnormalize: the pickled ``VecNormalize`` that the teacher was trained in. Empty: the ``vecnormalize.pkl``
         beside the zip or in the folder of its name, where rl_zoo3 and ``rlsd train`` put it, if there is one.
     :param agent: a live agent instead of a path; it is copied at once. A config with it can be written to a file, but
         not be used again from there: the file has only its name.
+    :param observations: what it sees of its student's observations: a key, ``{its key: the student's key}``, or the
+        places of a vector, ``[0, 1, 3]``. None for all, as it is.
     :raises ValueError: when there is neither a path nor an agent, or both.
     """
 
     path: str = field(default="", metadata={"check": _path})
     agent: Any = field(default=None, kw_only=True, metadata={"check": _agent})
     vecnormalize: str = field(default="", kw_only=True, metadata={"check": _path})
+    observations: Any = field(default=None, kw_only=True, metadata={"check": checked_view})
 
     def __post_init__(self) -> None:
         if isinstance(self.path, BaseAlgorithm):  # rlsd.Frozen(teacher)
@@ -206,9 +215,10 @@ class Frozen(TeacherConfig, name="frozen"):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as plain data; of an agent only its name."""
+        """Return the answer as plain data; of an agent only its name; observations are left out where it sees all."""
         name = self.agent.name if isinstance(self.agent, PackedPolicy) else self.agent
-        return super().to_dict() | {"agent": name}
+        data = super().to_dict() | {"agent": name}
+        return data if self.observations is not None else {k: v for k, v in data.items() if k != "observations"}
 
     def build(self, actor: Actor) -> FrozenTeacher:  # noqa: D102
         return FrozenTeacher(actor, self)
