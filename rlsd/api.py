@@ -20,6 +20,7 @@ from rlsd.states import Episodes, Minibatch, Mixture, Recent, ReplayBuffer, Rese
 from rlsd.strength import Adaptive, Constant, Relative, Schedule
 from rlsd.students import Phase, Reborn
 from rlsd.students.compress import compress
+from rlsd.students.merge import merge
 from rlsd.teachers import (
     Best,
     Cascade,
@@ -100,6 +101,7 @@ __all__ = [
     "latest_checkpoint",
     "learn_together",
     "load_weights",
+    "merge",
     "notes_of",
     "recipe",
     "recipes",

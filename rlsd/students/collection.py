@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from stable_baselines3.common.base_class import BaseAlgorithm
+from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
 
@@ -13,6 +13,16 @@ from rlsd.actors import Actor, MaskedActorCritic
 from rlsd.observations import as_items, with_context
 from rlsd.rng import private_numbers
 from rlsd.states import StateStore
+
+
+class Acts(Protocol):
+    """An SB3 agent, or what stands for one that sees otherwise."""
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+
+    def predict(self, observation: Any, /, *, deterministic: bool = False) -> tuple[Any, Any]:
+        """Return actions for a batch of observations, as SB3's agents do; MaskablePPO's are given masks, too."""
 
 
 class DaggerCollector:
@@ -28,7 +38,7 @@ class DaggerCollector:
         self._masked = isinstance(actor, MaskedActorCritic)
         self._seen: Any = env.reset()
 
-    def go(self, agent: BaseAlgorithm, steps: int, generator: np.random.Generator) -> None:
+    def go(self, agent: Acts, steps: int, generator: np.random.Generator) -> None:
         """Let an agent act for some environment steps, as it does in training; the states are stored.
 
         :param generator: seeds what the agent draws; the global generators are left as they were.
@@ -63,7 +73,7 @@ def _raw(env: VecEnv | None, seen: Any) -> Any:
     return raw
 
 
-def shaped(states: dict[str, np.ndarray], agent: BaseAlgorithm) -> dict[str, np.ndarray]:
+def shaped(states: dict[str, np.ndarray], agent: Acts) -> dict[str, np.ndarray]:
     """Give each state the shape that the agent's buffers give it: a discrete observation is a vector of one."""
     shapes = as_items(get_obs_shape(agent.observation_space))
     return {key: array.reshape(-1, *shapes[key]) if key in shapes else array for key, array in states.items()}

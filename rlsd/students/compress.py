@@ -99,12 +99,12 @@ def compress(
     if isinstance(actor, RecurrentActorCritic):
         raise TypeError("a RecurrentPPO cannot be compressed: a student of another size remembers other things")
     generator = own_generator(seed, _STREAM)
-    place, reason = _environment(agent, env)
-    student = _small(agent, dict(policy_kwargs), seed, place, generator)
+    place, reason = place_of(agent, env)
+    student = new_student(agent, dict(policy_kwargs), seed, place, generator)
     comparison = ImitationLoss(Demonstrator(agent, actor), KL(), value_weight, generator)
     arguments = (learning_rate, batch_size, generator)
 
-    store, missing = _states(agent, actor, states, seed)
+    store, missing = states_of(agent, actor, states, seed)
     if missing:
         if place is None:
             raise ValueError(
@@ -123,7 +123,7 @@ def compress(
     return student
 
 
-def _environment(agent: BaseAlgorithm, env: Any) -> tuple[VecEnv | None, str]:
+def place_of(agent: BaseAlgorithm, env: Any) -> tuple[VecEnv | None, str]:
     """Return where to act, with statistics that stand still, or None and why there is no such place."""
     own = agent.get_env()
     if env is None:
@@ -169,7 +169,7 @@ def _close_monitors(env: Any) -> None:
         env = getattr(env, "env", None)
 
 
-def _small(
+def new_student(
     agent: Any, policy_kwargs: dict[str, Any], seed: int, place: VecEnv | None, generator: np.random.Generator
 ) -> Any:
     """Return a new agent with the settings of another, but for its policy's.
@@ -206,7 +206,7 @@ def _small(
     return student
 
 
-def _states(agent: Any, actor: Actor, states: Any, seed: int) -> tuple[StateStore, int]:
+def states_of(agent: Any, actor: Actor, states: Any, seed: int) -> tuple[StateStore, int]:
     """Return the states to learn on, and how many must be gathered for that."""
     distiller = getattr(agent, "distiller", None)
     stores = [member.states for member in (distiller.members.values() if distiller is not None else ())]

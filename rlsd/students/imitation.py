@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol, TypeVar
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlsd.rng import private_numbers
-from rlsd.states import StateStore
-from rlsd.students.imitation_loss import ImitationLoss
 from rlsd.students.initialization import align_targets, trained_parameters
+
+StatesT = TypeVar("StatesT", contravariant=True)
+
+
+class Comparison(Protocol[StatesT]):
+    """A loss on stored states, such as :class:`rlsd.students.imitation_loss.ImitationLoss`."""
+
+    def calibrate(self, store: StatesT, /) -> None:
+        """Take what scales the terms from stored states."""
+
+    def batch(self, store: StatesT, size: int, /) -> Any:
+        """Draw a minibatch of them."""
+
+    def parts(self, policy: nn.Module, raw: Any, /) -> tuple[Tensor | None, Tensor | None]:
+        """Return the terms of the loss on a minibatch."""
 
 
 def imitate(
     policy: nn.Module,
-    comparison: ImitationLoss,
-    store: StateStore,
+    comparison: Comparison[StatesT],
+    store: StatesT,
     steps: int,
     learning_rate: float,
     batch_size: int,

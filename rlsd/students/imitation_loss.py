@@ -44,7 +44,11 @@ class Demonstrator:
         self._normalization = Normalization.of(agent)
 
     def seen(self, states: Observations) -> Observations:
-        """Return raw states as a policy is to see them."""
+        """Return raw states as the student is to see them."""
+        return self._shown(states)
+
+    def _shown(self, states: Observations) -> Observations:
+        """Return raw states as the agent sees them."""
         return states if self._normalization is None else self._normalization(states)
 
     def targets(self, states: Observations) -> Tensor:
@@ -52,12 +56,12 @@ class Demonstrator:
         if self._teacher is not None:
             return self._teacher.ask(states)[:, : self.actor.family.size]
         with torch.no_grad(), eval_mode(self._modules):
-            return self.actor.family.normalized(self.actor.parameters(self._module, self.seen(states)))
+            return self.actor.family.normalized(self.actor.parameters(self._module, self._shown(states)))
 
-    def expectations(self, seen: Observations, actions: Tensor | None) -> Tensor | None:
-        """Return what the agent's critic expects, ``(batch, n)``; see :func:`expectations`."""
+    def expectations(self, states: Observations, actions: Tensor | None) -> Tensor | None:
+        """Return what the agent's critic expects of raw states, ``(batch, n)``; see :func:`expectations`."""
         with torch.no_grad(), eval_mode(self._modules):
-            return expectations(self.actor, self.policy, seen, actions)
+            return expectations(self.actor, self.policy, self._shown(states), actions)
 
 
 def expectations(actor: Actor, policy: Any, seen: Observations, actions: Tensor | None) -> Tensor | None:
@@ -110,8 +114,8 @@ class ImitationLoss:
         actions = self._actions(targets)
 
         def expect(some: np.ndarray) -> Tensor | None:
-            seen = tutor.seen(store.pick(slots[some]))
-            return tutor.expectations(seen, None if actions is None else actions[torch.from_numpy(some)])
+            raw = store.pick(slots[some])
+            return tutor.expectations(raw, None if actions is None else actions[torch.from_numpy(some)])
 
         found = [part for part in Pace().in_chunks(expect, np.arange(len(slots))) if part is not None]
         if found and len(slots) > 1:
@@ -133,7 +137,7 @@ class ImitationLoss:
             first = self.divergence(self.family, targets, student).mean()
         if value_part and self.value_weight > 0.0:
             actions = self._actions(targets)
-            expected = tutor.expectations(seen, actions)
+            expected = tutor.expectations(raw, actions)
             if expected is not None:
                 own = expectations(tutor.actor, policy, seen, actions)
                 assert own is not None
