@@ -9,7 +9,8 @@ ENV ?= CartPole-v1
 ARGS ?=
 # Of pyproject.toml; read when the environment is made.
 EXTRAS ?= test,contrib
-# Test processes. Each uses one torch thread: on small nets more threads only get in each other's way.
+# Test processes. Each uses one torch thread: on small nets more threads only get in each other's way. Each takes half of
+# the tests in order, so that a trained agent that a file shares is trained once, and the first to be done helps out.
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -31,7 +32,7 @@ train: $(STAMP) ## train an agent: make train ENV=Acrobot-v1 ARGS="--seed 1 -n 1
 	@$(BIN)/python scripts/train.py --env $(ENV) $(ARGS)
 
 test: $(STAMP) ## run the tests: make test ARGS="-k gradient"
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## check style, format and types
 	@$(BIN)/ruff check $(SOURCES)

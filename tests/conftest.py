@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import hypothesis
@@ -14,6 +15,12 @@ torch.set_num_threads(1)
 
 hypothesis.settings.register_profile("rlsd", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("rlsd")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look no more at a million objects of modules and tests, which stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

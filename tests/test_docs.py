@@ -30,7 +30,13 @@ FOLDERS = [ROOT / "docs", ROOT / "docs" / "recipes", ROOT / "docs" / "tutorials"
 PAGES = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted(folder.glob("*.md")))]
 
 #: What a reader would write, and what shows as much in a test.
-SHORTER = {"100_000": "300"}
+SHORTER = {
+    "100_000": "300",
+    "states=2000, steps=500": "states=200, steps=50",
+    'PPO)("MlpPolicy", "CartPole-v1")': 'PPO)("MlpPolicy", "CartPole-v1", n_steps=128)',
+    'PPO("MlpPolicy", "CartPole-v1")': 'PPO("MlpPolicy", "CartPole-v1", n_steps=128)',
+    '"CartPole-v1", distill="remember")': '"CartPole-v1", n_steps=128, distill="remember")',
+}
 
 
 class Block(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,16 @@ def look_up(algo: str, env_id: str, observation_space: Any, changes: Mapping[str
     :param observation_space: decides the policy class where none is named.
     :param changes: what the command line says, by name.
     """
-    table = yaml.safe_load((TABLES / f"{algo}.yml").read_text(encoding="utf-8"))
+    table = _table(algo)
     key = _entry(table, env_id)
     values = {"policy": _policy_for(observation_space, algo), "n_envs": 1, **numbers_of(table[key]), **changes}
     return Hyperparams(values, f"tuned for {key}" if key != "default" else f"{algo.upper()} defaults")
+
+
+@cache
+def _table(algo: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = yaml.safe_load((TABLES / f"{algo}.yml").read_text(encoding="utf-8"))
+    return found
 
 
 def _entry(table: Mapping[str, Any], env_id: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlsd.cli import interrupt
+from rlsd.cli import interrupt, session
 from rlsd.cli.main import main
 from rlsd_envs.lifeline import SIGNALS
 
@@ -25,6 +25,14 @@ def _long_after_the_last_signal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def short_end() -> Iterator[None]:
+    """Judge final agents by 2 episodes: the 20 of a run are tested in test_train.py, and are long in some tasks."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(session, "FINAL_EPISODES", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

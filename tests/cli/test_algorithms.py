@@ -18,6 +18,8 @@ from rlsd.cli.main import main
 from rlsd.cli.options import TrainOptions
 from rlsd.cli.plan import ALGORITHMS, algorithm_class, plan_new
 
+pytestmark = pytest.mark.usefixtures("short_end")
+
 QUICK = ["--no-progress", "--eval-episodes", "1", "--n-eval-envs", "1"]
 NET = "policy_kwargs:{net_arch: [8]}"
 OFF_POLICY = ["learning_starts:20", "batch_size:8", "buffer_size:1000", NET]

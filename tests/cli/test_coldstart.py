@@ -6,18 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-_TRAINED = """
+_CODE = """
 import sys
 from rlsd.cli.main import main
-quiet = "--no-progress --eval-freq 0 --save-freq 0 --eval-episodes 1".split()
+quiet = "--no-progress --eval-freq 0 --save-freq 0 --eval-episodes 0".split()
 assert main(["train", "--env", "CartPole-v1", "-n", "512", "-f", sys.argv[1], *quiet]) == 0
 assert "torch._dynamo" not in sys.modules, "it was imported"
-"""
-_COMPILED = """
-import sys
+
 import torch
-from rlsd.cli.coldstart import leave_compiler_out
-leave_compiler_out()
 layer = torch.nn.Linear(2, 2)
 optimizer = torch.optim.Adam(layer.parameters())
 assert "torch._dynamo" not in sys.modules, "it was imported"
@@ -33,14 +29,6 @@ optimizer.step()
 """
 
 
-def _run(code: str, *words: str) -> None:
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+def test_a_training_does_without_the_compiler_which_works_afterwards(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _CODE, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_training_does_without_the_compiler(tmp_path: Path) -> None:
-    _run(_TRAINED, str(tmp_path))
-
-
-def test_the_compiler_works_afterwards() -> None:
-    _run(_COMPILED)

@@ -26,6 +26,8 @@ from rlsd.cli.session import Session
 from rlsd.io import folders
 from rlsd.speed import MAX, NOTHING
 
+pytestmark = pytest.mark.usefixtures("short_end")
+
 # Constant, since a schedule knows how long the run is to be.
 CONSTANT = ["-params", "learning_rate:0.001", "clip_range:0.2", "n_steps:32", "batch_size:64", "n_epochs:4"]
 QUICK = ["--no-progress", "--eval-episodes", "2", "--n-eval-envs", "2", "--eval-freq", "256"]
@@ -115,21 +117,19 @@ def test_tensorboard_forgets_what_a_killed_run_logged_after_its_checkpoint(tmp_p
         assert [event.step for event in curves.Scalars(tag)] == steps, f"steps of {tag}"
 
 
-def test_a_resumed_run_stays_the_run_it_was(tmp_path, capsys):
-    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), "--baseline") == 0, "first part"
-    run = tmp_path / "ppo" / "CartPole-v1_1"
+def test_a_resumed_run_stays_the_run_it_was(whole, capsys):
+    run = whole
     for words in (["--seed", "3"], ["--env", "Acrobot-v1"], ["-params", "gamma:0.5"], ["--recipe", "snapshot"]):
         assert train("--resume", str(run), *words) == 2, f"{words} were taken"
         assert "--resume cannot change it" in capsys.readouterr().err, "the message does not say why"
 
 
-def test_a_run_cannot_be_resumed_to_a_tensorboard_folder_that_is_a_file(tmp_path, capsys):
-    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path)) == 0, "first part"
-    run, file = tmp_path / "ppo" / "CartPole-v1_1", tmp_path / "file"
+def test_a_run_cannot_be_resumed_to_a_tensorboard_folder_that_is_a_file(whole, tmp_path, capsys):
+    run, file = whole, tmp_path / "file"
     file.touch()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
-    assert train("--resume", str(run), "-n", "512", "-tb", str(file)) == 2, "exit code"
+    assert train("--resume", str(run), "-n", "768", "-tb", str(file)) == 2, "exit code"
     assert f"TensorBoard's folder '{file}'" in capsys.readouterr().err, "it is not named"
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before, "something was written"
 
@@ -139,7 +139,8 @@ def test_training_goes_on_without_a_logger_that_cannot_be_made(tmp_path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device", "events")
 
     monkeypatch.setattr("stable_baselines3.common.utils.configure_logger", fail)
-    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), "--verbose", "1") == 0, "exit code"
+    words = ["--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), "--verbose", "1", *CONSTANT]
+    assert train(*words) == 0, "exit code"
     said = capsys.readouterr().err
     assert said.count("TensorBoard's files can no longer be written") == 1, said
     assert "No space left on device: events" in said, said
@@ -165,7 +166,7 @@ def test_a_resumed_run_keeps_its_speed_and_can_be_given_another(tmp_path, monkey
     learned = []
     own = Session.learn
     monkeypatch.setattr(Session, "learn", lambda self: learned.append(self.agent.accelerator) or own(self))
-    given = ["--speed", "max", "--rollout-device", "cpu"]
+    given = ["--speed", "max", "--rollout-device", "cpu", *CONSTANT]
     assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), *given) == 0, "first part"
     run = tmp_path / "ppo" / "CartPole-v1_1"
     assert train("--resume", str(run), "-n", "512") == 0, "second part"
@@ -177,26 +178,25 @@ def test_a_resumed_run_keeps_its_speed_and_can_be_given_another(tmp_path, monkey
     ], "the speeds of the three parts"
 
 
-def test_a_run_begun_from_a_trained_agent_can_be_resumed(tmp_path):
-    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path)) == 0, "a trained agent"
-    start = tmp_path / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip"
-    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), "-i", str(start)) == 0, "first part"
-    assert train("--resume", str(tmp_path / "ppo" / "CartPole-v1_2"), "-n", "512") == 0, "second part"
+def test_a_run_begun_from_a_trained_agent_can_be_resumed(whole, tmp_path):
+    words = ["--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), "-i", str(whole / "CartPole-v1.zip")]
+    assert train(*words, *CONSTANT) == 0, "first part"
+    assert train("--resume", str(tmp_path / "ppo" / "CartPole-v1_1"), "-n", "512") == 0, "second part"
 
 
-def test_a_run_without_a_checkpoint_or_with_a_damaged_one_says_so(tmp_path, capsys):
-    assert train("--env", "CartPole-v1", "-n", "256", "-f", str(tmp_path), "--save-freq", "0") == 0, "first part"
-    run = tmp_path / "ppo" / "CartPole-v1_1"
+def test_a_run_without_a_checkpoint_or_with_a_damaged_one_says_so(whole, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints" / "256")
     (checkpoint,) = (run / "checkpoints").iterdir()
     agent = checkpoint / "agent.zip"
     agent.write_bytes(agent.read_bytes()[:1000])
     capsys.readouterr()
-    assert train("--resume", str(run), "-n", "512") == 2, "damaged"
+    assert train("--resume", str(run), "-n", "768") == 2, "damaged"
     err = capsys.readouterr().err
     assert "agent.zip" in err, f"the file is not named: {err}"
     assert err.count("\n") == 1, f"more than one line: {err}"
     (run / "checkpoints").rename(run / "gone")
-    assert train("--resume", str(run), "-n", "512") == 2, "none"
+    assert train("--resume", str(run), "-n", "768") == 2, "none"
     assert "no checkpoint" in capsys.readouterr().err, "message"
 
 

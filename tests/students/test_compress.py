@@ -83,7 +83,7 @@ def size(agent: Any) -> int:
 def test_a_small_agent_does_what_the_teacher_does() -> None:
     agent = build(PPO, "normalized").learn(2 * ROLLOUT)
     disturb(agent.policy, 0.3)
-    small = compress(agent, {"net_arch": [5]}, states=2000, steps=1500, learning_rate=0.01, rounds=3)
+    small = compress(agent, {"net_arch": [5]}, states=1000, steps=500, learning_rate=0.01, rounds=3)
     states = torch.rand(500, 3) * 2 - 1
     normalization = Normalization.of(agent)
     assert normalization is not None
@@ -186,15 +186,15 @@ def test_given_states_of_an_agent_with_masks_allow_all_actions(kind: str) -> Non
     disturb(agent.policy, 0.3)
     space = agent.observation_space
     space.seed(0)
-    samples = [space.sample() for _ in range(300)]
+    samples = [space.sample() for _ in range(100)]
     given: Any = (
         {key: np.stack([one[key] for one in samples]) for key in space} if kind == "dict" else np.stack(samples)
     )
-    small = compress(agent, {"net_arch": [8]}, states=given, steps=400, learning_rate=0.01)
+    small = compress(agent, {"net_arch": [8]}, states=given, steps=60, batch_size=32, learning_rate=0.01)
     with torch.no_grad():
         seen = agent.policy.obs_to_tensor(given)[0]
         p, q = (agent.distiller.actor.parameters(a.policy, masked(seen, agent)) for a in (agent, small))
-        assert agent.distiller.actor.family.kl(p, q).mean() < 0.05
+        assert agent.distiller.actor.family.kl(p, q).mean() < 0.005, "a student that learned nothing is 0.04 away"
 
 
 def masked(seen: Any, agent: Any) -> Any:
