@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 #: A gradient by parameter.
 Gradient = Sequence[tuple[nn.Parameter, Tensor]]
@@ -45,7 +46,9 @@ class Injection:
         self._optimizer, self._penalties = optimizer, [penalty]
         self._injected: Gradient = ()
         self._ratios: list[tuple[Injected, Tensor]] = []  # who wants to know a ratio, and the norm of its gradient
-        self._comparison: _Comparison | None = None
+        # While somebody does: of each parameter the norm of the agent's own gradient, and what notes it.
+        self._own: dict[Tensor, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
 
     @contextmanager
     def armed(self) -> Iterator[None]:
@@ -92,8 +95,15 @@ class Injection:
         self._injected = [*total.items()]
         for parameter, gradient in self._injected:
             parameter.grad = gradient
-        if self._ratios:
-            self._comparison = _Comparison(self._injected)
+            if self._ratios:
+                self._own[parameter] = torch.zeros((), device=gradient.device)
+                arrived = partial(self._compare, gradient.clone())
+                self._handles.append(parameter.register_post_accumulate_grad_hook(arrived))
+
+    def _compare(self, injected: Tensor, parameter: Tensor) -> None:
+        # The agent's own gradient has arrived on top of what was injected, and the sum is not clipped yet.
+        assert parameter.grad is not None
+        self._own[parameter] = torch.linalg.vector_norm(parameter.grad.detach() - injected)
 
     def _verify(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         # Autograd adds to a gradient in place, so what was injected must still be the very same tensors.
@@ -103,39 +113,14 @@ class Injection:
                     "the algorithm cleared the gradients between optimizer.zero_grad() and optimizer.step(), "
                     "so the distillation gradient was lost: this algorithm cannot be distilled through its optimizer"
                 )
-        if self._comparison is not None:
-            own = self._comparison.own()
-            for penalty, injected in self._ratios:
-                penalty.ratio(injected, own)
+        for penalty, injected in self._ratios:
+            penalty.ratio(injected, torch.linalg.vector_norm(torch.stack([*self._own.values()])))
         self._clear()
 
     def _clear(self) -> None:
-        self._injected = ()
-        if self._comparison is not None:
-            for handle in self._comparison.handles:
-                handle.remove()
-            self._comparison = None
-
-
-class _Comparison:
-    """Measures the agent's own gradient as it arrives on top of one that was injected, before the sum is clipped."""
-
-    def __init__(self, injected: Gradient) -> None:
-        self._injected = [gradient.clone() for _, gradient in injected]
-        self._own = [torch.zeros((), device=gradient.device) for _, gradient in injected]
-        self.handles = [
-            parameter.register_post_accumulate_grad_hook(partial(self._arrived, i))
-            for i, (parameter, _) in enumerate(injected)
-        ]
-
-    def _arrived(self, i: int, parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        self._own[i] = torch.linalg.vector_norm(parameter.grad.detach() - self._injected[i])
-
-    def own(self) -> Tensor:
-        """Return the norm of the agent's own gradient."""
-        found: Tensor = torch.linalg.vector_norm(torch.stack(self._own))
-        return found
+        for handle in self._handles:
+            handle.remove()
+        self._injected, self._ratios, self._handles, self._own = (), [], [], {}
 
 
 def norm_of(gradients: list[Tensor]) -> Tensor:

@@ -63,11 +63,6 @@ class Student(NamedTuple):
     parameters: Tensor
     values: Tensor | None = None
 
-    @property
-    def learns(self) -> bool:
-        """Whether any of it depends on a parameter that is trained."""
-        return self.parameters.requires_grad or (self.values is not None and self.values.requires_grad)
-
 
 class Loss(NamedTuple):
     """The penalty of one minibatch: scalars; of ARS's candidates ``(candidates,)``.
@@ -240,9 +235,9 @@ class Penalty:
         if count > at_once:
             return self._in_pieces(update, batch, stride, at_once)
         student = self.student(update, batch)
-        if not student.learns:
-            return None, ()  # the user has frozen all of it: there is nothing to pull
         loss = self.loss(update, batch, student, stride)
+        if not loss.total.requires_grad:
+            return None, ()  # the user has frozen all of it: there is nothing to pull
         self.record(update, batch, student, loss)
         return loss, torch.autograd.grad(loss.total, update.parameters, allow_unused=True)
 
@@ -258,8 +253,9 @@ class Penalty:
         parts, learns = [], False
         for piece in pieces:
             student = self.student(update, batch, piece)
-            learns = learns or student.learns
-            parts.append([part.detach() for part in student if part is not None])
+            made = [part for part in student if part is not None]
+            learns = learns or any(part.requires_grad for part in made)
+            parts.append([part.detach() for part in made])
         if not learns:
             return None, ()
         whole = [torch.cat(some).requires_grad_() for some in zip(*parts, strict=True)]

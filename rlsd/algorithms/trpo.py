@@ -52,9 +52,9 @@ class NaturalGradient(Algorithm):
             return None
         with eval_mode(update.modules), torch.enable_grad():
             student = penalty.student(update, batch)
-            if not student.learns:
-                return None
             loss = penalty.loss(update, batch, student, stride)
+        if not loss.total.requires_grad:
+            return None
         penalty.record(update, batch, student, loss)
         found = torch.autograd.grad(loss.total, update.parameters, retain_graph=True, allow_unused=True)
         finite = torch.isfinite(torch.stack(torch._foreach_norm([g for g in found if g is not None]))).all()

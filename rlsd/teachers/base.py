@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class TargetSpec:
     spread: bool = False
     product: bool = False
 
-    @property
+    @cached_property
     def extra(self) -> int:
         """How many numbers a target has besides the parameters."""
         return self.value + self.spread
