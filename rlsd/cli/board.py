@@ -10,6 +10,8 @@ import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFormat
 
+from rlsd.cli.glance import GLANCE
+
 if TYPE_CHECKING:
     from rlsd.cli.plan import Plan
 
@@ -27,7 +29,9 @@ BOARDS: dict[str, dict[str, list[str]]] = {
         ],
     },
     "Teacher and student": {
-        "divergence": ["distill/kl", "train/approx_kl"],
+        "return of teacher and student": [f"{GLANCE}/return of the student", f"{GLANCE}/return of the teacher"],
+        "what both do on the probe states, KL": [f"{GLANCE}/what both do, KL"],
+        "divergence where it pulls": ["distill/kl", "train/approx_kl"],
         "agreement": ["distill/agreement"],
         "entropy": ["distill/teacher_entropy", "distill/student_entropy"],
         "teacher's age": ["distill/teacher_age"],
@@ -135,7 +139,7 @@ def _outputs(logger: Logger) -> list[TensorBoardOutputFormat]:
 
 def _of_each(tag: str) -> str:
     """Return the pattern of a curve's key: TensorBoard takes patterns."""
-    return tag.replace("distill/", "distill/(.*/)?") + "$"
+    return tag.replace("distill/", "distill/(.*/)?").replace(f"{GLANCE}/", f"{GLANCE}/(.*: )?") + "$"
 
 
 def _code(text: str) -> str:
@@ -144,7 +148,9 @@ def _code(text: str) -> str:
 
 def _hyperparameters(plan: Plan) -> dict[str, bool | str | float | None]:
     """Return what decides the run, flat and plain, as HParams takes it."""
-    settings: dict[str, Any] = {"algo": plan.options.algo, "env": plan.env_id, "recipe": plan.recipe, "seed": plan.seed}
+    # TensorBoard sorts by name, and shows the first few.
+    settings: dict[str, Any] = {"a run of": f"{plan.recipe}, seed {plan.seed}"}
+    settings |= {"algo": plan.options.algo, "env": plan.env_id, "recipe": plan.recipe, "seed": plan.seed}
     settings |= plan.hyperparams.values
     for question, fields in ({} if plan.distill is None else plan.distill.to_dict()).items():
         named = fields if isinstance(fields, Mapping) else {"": fields}  # of several distillations, a list

@@ -19,10 +19,12 @@ from rlsd.cli.console import say, warn
 from rlsd.cli.environments import EVALUATION_SEED, FINAL_EVALUATION_SEED, evaluation_env
 from rlsd.cli.episodes import EpisodeLog
 from rlsd.cli.evaluation import FINAL_EPISODES, Evaluation, Score, evaluate, save_statistics
+from rlsd.cli.glance import Glance
 from rlsd.cli.interrupt import stop_on_signals
 from rlsd.cli.plan import Plan
 from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.scalars import ForgetLostSteps, new_logger
+from rlsd.io.resume import notes_of
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -71,6 +73,7 @@ class Session:
     _open: list[Any] = field(default_factory=list)
     _started: float = 0.0
     _evaluation: Evaluation | None = None
+    _glance: Glance | None = None
 
     def __post_init__(self) -> None:
         self.first_step = self.agent.num_timesteps if self.resumed else 0
@@ -156,6 +159,8 @@ class Session:
         plan = self.plan
         watchers: list[BaseCallback] = [EpisodeLog(self.folder.monitor, plan.env_id), _Changes(plan.options.progress)]
         watchers.append(board.Marks())
+        self._glance = Glance(plan.n_timesteps, self._noted())
+        watchers.append(self._glance)
         if self.resumed:
             watchers.append(ForgetLostSteps())
         if plan.eval_freq:
@@ -201,7 +206,13 @@ class Session:
                 close()
 
     def _notes(self) -> dict[str, Any]:
-        return {} if self._evaluation is None else {"evaluations": self._evaluation.notes()}
+        notes = {} if self._glance is None else {"glance": self._glance.notes()}
+        return notes if self._evaluation is None else notes | {"evaluations": self._evaluation.notes()}
+
+    def _noted(self) -> dict[str, Any]:
+        """Return what the checkpoint that this session began with says of the teachers."""
+        place = self.folder.checkpoints / str(self.first_step)
+        return dict(notes_of(place).get("glance", {})) if self.resumed and place.is_dir() else {}
 
     def _save(self) -> None:
         broken = faults.in_best(self.agent)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.board import BoardOptions
 from benchmarks.main import main
 from benchmarks.overhead import OverheadOptions
 from benchmarks.pairs import Side, Work, interleave, spread, time_once
@@ -18,7 +19,9 @@ from benchmarks.throughput import ThroughputOptions
 
 from rlsd.cli.agents import new_agent
 from rlsd.cli.flags import read_flags
+from rlsd.cli.glance import Glance
 
+_init = Glance.__init__
 TINY = "--hyperparams n_envs=1 n_steps=32 batch_size=32 n_epochs=1"
 
 
@@ -111,6 +114,16 @@ def test_overhead_prints_each_pair_and_writes_what_it_measured(tmp_path, capsys)
 
 
 @pytest.mark.usefixtures("_no_garbage")
+def test_only_one_side_of_board_shows_its_cards(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("rlsd.cli.glance.Glance.__init__", lambda self, steps: made.append(steps) or _init(self, steps))
+    file = tmp_path / "board.json"
+    assert main([*f"board -n 64 --pairs 5 {TINY} --json {file}".split()]) == 0
+    assert made == [6, 64, 64, 64, 64, 64], "the warm-up and one side of each pair"
+    assert len(json.loads(file.read_text())["pairs"]) == 5
+
+
+@pytest.mark.usefixtures("_no_garbage")
 def test_only_one_side_distils_and_each_pair_has_its_own_seed(monkeypatch):
     made = []
 
@@ -158,7 +171,9 @@ def test_help_lists_the_benchmarks(capsys):
 
 
 @pytest.mark.parametrize(
-    "options", [OverheadOptions, ThroughputOptions, ScalingOptions, SolveOptions], ids=lambda cls: cls.__name__
+    "options",
+    [OverheadOptions, BoardOptions, ThroughputOptions, ScalingOptions, SolveOptions],
+    ids=lambda cls: cls.__name__,
 )
 def test_every_flag_is_listed(options):
     pages = (Path(__file__).parents[3] / "docs" / page for page in ("cli.md", "benchmarks.md"))
@@ -169,7 +184,7 @@ def test_every_flag_is_listed(options):
 
 def test_the_commands_of_the_page_are_understood():
     text = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    kinds = {"overhead": OverheadOptions, "throughput": ThroughputOptions}
+    kinds = {"overhead": OverheadOptions, "board": BoardOptions, "throughput": ThroughputOptions}
     kinds |= {"scaling": ScalingOptions, "solve": SolveOptions, "successors": SuccessorsOptions}
     commands = re.findall(r"^    python scripts/benchmark.py (\w+) (-.*)$", text, re.MULTILINE)
     assert {name for name, _ in commands} == set(kinds), "a benchmark without a command"
