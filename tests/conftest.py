@@ -1,9 +1,12 @@
-"""Settings of the whole suite: one thread, and examples that hypothesis draws the same way every time."""
+"""Settings of the whole suite: one thread, examples that hypothesis draws the same way every time, and one Ray."""
 
 from __future__ import annotations
 
 import gc
+import os
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -29,3 +32,16 @@ def _checks_of_arguments() -> Iterator[None]:
     before = Distribution._validate_args
     yield
     Distribution.set_default_validate_args(before)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One Ray on this machine for all tests that need it, with little memory, whose workers find the tests' modules."""
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'rlsd[ray]'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    yield
+    ray.shutdown()

@@ -14,7 +14,7 @@ from typing import Any
 from rlsd.cli.errors import blame_input
 from rlsd.cli.main import EXIT_INTERRUPTED
 from rlsd.cli.sweep import EXIT_LOST, LOOK_UP, PATIENCE_WITHOUT_US, Launcher
-from rlsd.scaling.ray_fleet import connect, import_ray
+from rlsd.scaling.ray_cluster import connect, import_ray
 from rlsd_envs.lifeline import guard
 
 

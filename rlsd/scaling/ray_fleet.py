@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,61 +13,11 @@ import numpy as np
 from rlsd.scaling.collector import versions
 from rlsd.scaling.fleet import Fleet, Site, WorkersLost, fresh_seed, tell_of_loss
 from rlsd.scaling.fragment import Fragment, Plan
+from rlsd.scaling.ray_cluster import connect, import_ray
 
-_CONNECT = 10.0  # seconds
 _BACK_OFF = 1.0  # seconds before the first start anew; each further one waits twice as long
 #: Fleets that use the Ray which one of them started.
 _ON_OURS: set[int] = set()
-
-
-def import_ray() -> Any:
-    """Return the module ``ray``.
-
-    :raises ImportError: when it is not installed; the message says which extra brings it.
-    """
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ImportError("RayWorkers need Ray: pip install 'rlsd[ray]'") from error
-
-
-def connect(address: str | None, init: Mapping[str, Any]) -> bool:
-    """Connect to a cluster, or start Ray on this machine, and return whether it was started here.
-
-    A connection that exists is used.
-
-    :raises ValueError: when nobody answers at the address, or it runs other versions.
-    """
-    ray = import_ray()
-    if ray.is_initialized():
-        return False
-    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", **init}
-    if address is None:
-        settings = {"include_dashboard": False, "object_store_memory": 200 * 2**20, **settings}
-    else:
-        _knock(address)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Ray's own plans
-            ray.init(address=address, **settings)
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        where = "on this machine" if address is None else f"at {address!r}"
-        raise ValueError(f"no Ray cluster {where}: {' '.join(str(error).split())[:300]}") from error
-    return address is None
-
-
-def _knock(address: str) -> None:
-    """Ask whether somebody listens, which Ray itself tries for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return  # "auto"
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT).close()
-    except OSError as error:
-        raise ValueError(
-            f"no Ray cluster at {address!r}: nobody answered within {_CONNECT:g} s ({error}). "
-            "Start one with: ray start --head"
-        ) from error
 
 
 class _Worker:

@@ -12,7 +12,8 @@ from rlsd.scaling import views
 from rlsd.scaling.environment import WorkersVecEnv, check_number
 from rlsd.scaling.fleet import Fleet, LocalFleet, Site
 from rlsd.scaling.parts import origin_of
-from rlsd.scaling.ray_fleet import RayFleet, import_ray
+from rlsd.scaling.ray_cluster import import_ray
+from rlsd.scaling.ray_fleet import RayFleet
 from rlsd.scaling.settings import Workers
 
 

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_here import MARKS
 
 from rlsd.cli.main import EXIT_INTERRUPTED
 from rlsd.cli.sweep import EXIT_LOST
 
-ray = pytest.importorskip("ray", reason="needs Ray: pip install 'rlsd[ray]'")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of Ray's own files and sockets
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
-def launcher() -> Iterator[Any]:
+def launcher(cluster: None) -> Any:
     """A launcher on a Ray of this machine."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     from rlsd.cli.ray_launcher import RayLauncher
 
-    yield RayLauncher("auto")
-    ray.shutdown()
+    return RayLauncher("auto")
 
 
 def test_what_a_process_says_and_its_exit_code_come_back(launcher, tmp_path):

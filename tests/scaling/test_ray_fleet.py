@@ -6,15 +6,14 @@ import contextlib
 import os
 import signal
 import socket
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from agents import build, config, differences, scramble
+from ray_here import MARKS, ray
 from scaling_states import ROLLOUT, state_of
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -23,27 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import rlsd
 from rlsd.scaling import ray_fleet
 
-ray = pytest.importorskip("ray", reason="needs Ray: pip install 'rlsd[ray]'")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of Ray's own files and sockets
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One Ray for all tests of the file, with little memory."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in (str(Path(__file__).parents[1]), before) if path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    os.environ.pop("PYTHONPATH")
-    if before is not None:
-        os.environ["PYTHONPATH"] = before
-    yield
-    ray.shutdown()
+pytestmark = MARKS
 
 
 class Told(gym.Env[Any, Any]):
