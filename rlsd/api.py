@@ -18,7 +18,7 @@ from rlsd.scaling.workers import LocalWorkers, RayWorkers
 from rlsd.speed import Speed, accelerate
 from rlsd.states import Episodes, Minibatch, Mixture, Recent, ReplayBuffer, Reservoir
 from rlsd.strength import Adaptive, Constant, Relative, Schedule
-from rlsd.students import Phase, Reborn
+from rlsd.students import ByStart, Keep, Phase, Reborn
 from rlsd.students.compress import compress
 from rlsd.students.merge import merge
 from rlsd.teachers import (
@@ -52,6 +52,7 @@ __all__ = [
     "Adaptive",
     "Behind",
     "Best",
+    "ByStart",
     "Cascade",
     "ChangeEvent",
     "Checkpoints",
@@ -68,6 +69,7 @@ __all__ = [
     "Expert",
     "Frozen",
     "JensenShannon",
+    "Keep",
     "LocalWorkers",
     "Minibatch",
     "Mixture",

@@ -8,7 +8,7 @@ applies it. That is the gradient of ``L_RL + beta * D``, and no line of the agen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ from rlsd.metrics import Activity, Metrics
 from rlsd.observations import as_items
 from rlsd.penalty import Penalty, PenaltyObserver
 from rlsd.returns import Episodes
-from rlsd.sources import StatesObserver, context_bytes, source_for
+from rlsd.sources import NoSource, Source, StatesObserver, context_bytes, source_for
 from rlsd.states import States, StateStore
 from rlsd.strength import Coefficient, Strength
 from rlsd.targets import TargetCache
@@ -51,6 +51,7 @@ class Distiller:
         kept, to be known again.
     :param clock: counts the agent's steps; by default one of its own.
     :param ended: counts the agent's episodes; by default one of its own.
+    :param beside: other distillations of the agent: one that keeps the same states shares its store.
     :raises TypeError: when it is not known how the agent acts.
     """
 
@@ -60,6 +61,7 @@ class Distiller:
         agent: BaseAlgorithm,
         clock: StepCounter | None = None,
         ended: Episodes | None = None,
+        beside: Sequence[Distiller] = (),
     ) -> None:
         assert isinstance(config.teacher, TeacherConfig) and isinstance(config.states, States)
         assert isinstance(config.divergence, Divergence) and isinstance(config.strength, Strength)
@@ -89,23 +91,24 @@ class Distiller:
         config.timing.check(config.strength)
         config.strength.check(agent, self.actor)
         entropy = None if agent.seed is None else [agent.seed, _STREAM]
-        store = config.states.build(np.random.SeedSequence(entropy), agent)
+        #: Whether states are stored: not where nobody would read them.
+        self.stores = config.timing.replays or type(self.teacher).prepare is not Teacher.prepare
+        lender = next((other for other in beside if self._could_share(other)), None)
+        store = lender.states if lender else config.states.build(np.random.SeedSequence(entropy), agent)
         if self.teacher.observes and not store.offers:
             raise TypeError(
                 f"teacher {config.teacher.name!r} must see every state that enters, and states {config.states.name!r} "
                 "are read where they lie: use states 'reservoir'"
             )
-        if self.teacher.episodic and not (store.episodic and config.timing.deposits):
+        if self.teacher.episodic and not (store.episodic and (config.timing.deposits or config.timing.by_episode)):
             raise TypeError(
                 f"teacher {config.teacher.name!r} must know of which episode each state is: use states 'episodes' and "
-                "timing 'every_step'"
+                "timing 'every_step' or 'keep'"
             )
-        #: Whether states are stored: not where nobody would read them.
-        self.stores = config.timing.replays or type(self.teacher).prepare is not Teacher.prepare
-        self.source = source_for(agent, self.actor)
-        if store.episodic:
+        self.source: Source = NoSource() if lender else source_for(agent, self.actor)
+        if store.episodic and not lender:
             self.source = EpisodeSource(self.source, agent)
-        self.cache = TargetCache(store, self.teacher)
+        self.cache = TargetCache(store, self.teacher, shared=lender is not None)
         self._check_memory(agent)
         #: Whether states are written into files.
         self.saves_states = config.states.saved
@@ -130,12 +133,22 @@ class Distiller:
         self.observers: list[StatesObserver] = [self.teacher] if self.teacher.observes else []
         if self.auxiliary is not None and self.auxiliary.observes:
             self.observers.append(self.auxiliary)
+        self._borrowers: list[Distiller] = []  # those that share the store
+        self._renewed: list[np.ndarray] = []  # slots of a shared store that hold a new state
+        if lender:
+            lender._borrowers.append(self)
+            lender.observers += self.observers
+
+    def _could_share(self, other: Distiller) -> bool:
+        """Tell whether another distillation keeps the states that this one would keep."""
+        same = self.config.states == other.config.states and self.stores and other.stores
+        return same and other.states.offers and other.states.ahead and not other.cache.shared
 
     def _check_memory(self, agent: BaseAlgorithm) -> None:
         """Raise when the states with all that is kept beside them would take more memory than they may."""
         store, beside = self.cache.store, self.cache.target_bytes
-        space = agent.observation_space if store.offers else None
-        if store.offers:
+        space = agent.observation_space if store.offers and not self.cache.shared else None
+        if space is not None:
             beside += context_bytes(agent, self.actor)
         setting = "states.capacity" if hasattr(self.config.states, "capacity") else f"states {self.config.states.name}:"
         check_states(store.capacity, space, agent.device, setting, beside=beside)
@@ -236,11 +249,14 @@ class Distiller:
     def _collect(self, agent: BaseAlgorithm) -> np.ndarray:
         """Let everybody have the states that the agent met, and return the slots that hold a new one."""
         slots = [self.cache.look(agent)] if self.stores else [np.arange(0)]
+        slots, self._renewed = slots + self._renewed, []
         for new in self.source.new(agent):
             for observer in self.observers:
                 observer.observe_states(agent, new.states)
             if self.stores:
                 slots.append(self.cache.add(new))
+                for other in self._borrowers:
+                    other._renewed.append(other.cache.renew(slots[-1]))
         return np.concatenate(slots)
 
     def present_figures(self) -> dict[str, float]:

@@ -22,8 +22,9 @@ from rlsd.several import DistillConfigs
 class Distillers:
     """The self-distillations of one agent, each a :class:`Distiller`: ``agent.distiller.members["guard"]``.
 
-    They count the same steps and episodes. Each stores its own states, and pulls as it would alone: what is injected is
-    the sum of their gradients, each bounded by itself where SB3 clips nothing.
+    They count the same steps and episodes. Those whose ``states`` are the same share one store, from which each draws
+    its own minibatches. Each pulls as it would alone: what is injected is the sum of their gradients, each bounded by
+    itself where SB3 clips nothing.
 
     :param config: the five answers of each.
     :param agent: the agent to distil.
@@ -41,7 +42,7 @@ class Distillers:
         self.members: dict[str, Distiller] = {}
         for name, answers in config.members.items():
             try:
-                self.members[name] = Distiller(answers, agent, self.clock, self.ended)
+                self.members[name] = Distiller(answers, agent, self.clock, self.ended, beside=self._all)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"distillation {name!r}: {error}") from error
 

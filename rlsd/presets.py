@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -15,14 +16,16 @@ from rlsd.config import DistillConfig, nearest
 # The modules of the answers register them on import.
 from rlsd.plain import shown
 from rlsd.several import DistillConfigs, by_name, check_name, is_several, listed
+from rlsd.states import Episodes, Reservoir
 
 #: One distillation.
 One = DistillConfig | Mapping[str, Any] | str
 #: What ``distill=`` takes everywhere.
 Distill = One | DistillConfigs | Sequence[One] | bool | None
 
-#: What ``distill=True`` and ``train.py`` mean: chosen by experiment, see docs/defaults.md.
-DEFAULT = "guard"
+#: What ``distill=True`` and ``train.py`` mean: chosen by experiment, see docs/defaults.md. ARS does not tell where
+#: episodes begin, and takes ``guard`` alone.
+DEFAULT = "remember+guard"
 
 
 class Recipe(NamedTuple):
@@ -65,6 +68,16 @@ _RECIPES: dict[str, Recipe] = {
             "timing": {"type": "every_step", "stride": 4},
         },
         {"strength.value": 10.0, "strength.bound": 10.0},
+    ),
+    "keeper": Recipe(
+        "The agent learns freely; a second policy is fitted at each change to the tasks that it left.",
+        "this project; after Reset & Distill (Ahn et al. 2025) and FAME (2026)",
+        {
+            "teacher": {"type": "remember"},
+            "states": {"type": "episodes"},
+            "strength": {"type": "constant", "value": 1.0},
+            "timing": {"type": "keep"},
+        },
     ),
     "guard": Recipe(
         "A recent snapshot pulls the agent back when its training return falls behind what it was then.",
@@ -250,16 +263,23 @@ def resolve(
         if changes:
             raise ValueError(f"{next(iter(changes))} changes a distillation, and there is none with distill={distill}")
         return None
+    if distill is True:
+        distill = default(algorithm)
     if isinstance(distill, (list, tuple)) or is_several(distill) or (isinstance(distill, str) and "+" in distill):
         return _several(distill, algorithm, changes)
-    if distill is True or isinstance(distill, str):
-        return _one(DEFAULT if distill is True else distill, algorithm, changes)
+    if isinstance(distill, str):
+        return _one(distill, algorithm, changes)
     if isinstance(distill, Mapping):
         distill = DistillConfig.from_dict(distill)
     if not isinstance(distill, (DistillConfig, DistillConfigs)):
         taken = "a recipe's name, a DistillConfig, a list of them, True or None"
         raise ValueError(f"distill must be {taken}, got {shown(distill)}")
     return distill.changed(changes) if changes else distill
+
+
+def default(algorithm: type[BaseAlgorithm] | None = None) -> str:
+    """Return the recipes that are the default of an algorithm, joined by ``+``."""
+    return "guard" if algorithm is not None and "ARS" in _names(algorithm) else DEFAULT
 
 
 def _one(one: Any, algorithm: type[BaseAlgorithm] | None, changes: Mapping[str, Any]) -> DistillConfig:
@@ -285,13 +305,28 @@ def _several(distill: Any, algorithm: type[BaseAlgorithm] | None, changes: Mappi
         name = answers if isinstance(answers, str) else _one(answers, algorithm, own).teacher.name
         named.append((check_name(one.get("name", name) if isinstance(one, Mapping) else name), answers, own))
     found = by_name(changes, [name for name, _, _ in named])
-    return DistillConfigs.of([(name, _one(answers, algorithm, own | found[name])) for name, answers, own in named])
+    made = [(name, _one(answers, algorithm, own | found[name])) for name, answers, own in named]
+    episodic = [config.states for _, config in made if isinstance(config.states, Episodes)]
+    return DistillConfigs.of([(name, _sharing(config, episodic)) for name, config in made])
+
+
+def _sharing(config: DistillConfig, episodic: Sequence[Episodes]) -> DistillConfig:
+    """Let a distillation keep a reservoir together with one that also keeps of which episode each state is."""
+    if type(config.states) is not Reservoir:
+        return config
+    kept = config.states
+    same = Episodes(capacity=kept.capacity, batch_size=kept.batch_size, saved=kept.saved)
+    return replace(config, states=same) if same in episodic else config
+
+
+def _names(algorithm: type[BaseAlgorithm]) -> list[str]:
+    return [cls.__name__ for cls in algorithm.__mro__]
 
 
 def has_values(algorithm: type[BaseAlgorithm]) -> bool:
     """Tell whether an algorithm's agents have values of states that can be distilled."""
-    names = [cls.__name__ for cls in algorithm.__mro__]  # a subclass of RecurrentPPO, such as ours, has none either
-    return issubclass(algorithm, OnPolicyAlgorithm) and "RecurrentPPO" not in names
+    # A subclass of RecurrentPPO, such as ours, has none either.
+    return issubclass(algorithm, OnPolicyAlgorithm) and "RecurrentPPO" not in _names(algorithm)
 
 
 def _named(name: str) -> Recipe:

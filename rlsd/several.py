@@ -11,6 +11,8 @@ from rlsd.plain import shown
 
 #: Under which key plain data holds them; a single config is a mapping of its five answers.
 _KEY = "distillations"
+#: Answers that a change without a name gives to each: only a teacher is one's own.
+_ALIKE = ("states", "divergence", "strength", "timing")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class DistillConfigs:
             raise ValueError("distill is an empty list: name one distillation at least, or give None for none")
         for name in self.members:
             check_name(name)
-        beside = [name for name, config in self.members.items() if not config.timing.deposits]  # type: ignore[attr-defined]
+        timings: dict[str, Any] = {name: config.timing for name, config in self.members.items()}
+        beside = [name for name, timing in timings.items() if not (timing.deposits or timing.by_episode)]
         if len(beside) > 1:
             raise ValueError(
                 f"distillations {beside[0]!r} and {beside[1]!r} would both train the policy beside the agent's own "
@@ -51,7 +54,7 @@ class DistillConfigs:
         return cls(dict(named))
 
     def changed(self, changes: Mapping[str, Any]) -> DistillConfigs:
-        """Return a copy with changes, whose keys begin with a name: ``{"guard.strength.value": 0.3}``."""
+        """Return a copy with changes: to one by its name, ``{"guard.strength.value": 0.3}``, or to all of them."""
         found = by_name(changes, [*self.members])
         return DistillConfigs({name: config.changed(found[name]) for name, config in self.members.items()})
 
@@ -63,15 +66,22 @@ class DistillConfigs:
 def by_name(changes: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return changes by the distillation that they are for, whose name their keys begin with.
 
-    :raises ValueError: when a key does not begin so.
+    What is no teacher's and names none is for each; what names one comes after it.
+
+    :raises ValueError: when a key does neither.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in changes.items():
+        if str(key).partition(".")[0] in _ALIKE and key not in names:
+            for name in names:
+                found[name][key] = value
+    for key, value in changes.items():
         name, _, rest = str(key).partition(".")
-        if name not in found or not rest:
+        if name in found and rest:
+            found[name][rest] = value
+        elif name not in _ALIKE:
             known = " or ".join(f"{one}." for one in names)
             raise ValueError(f"{shown(key)} does not say which distillation it changes: begin it with {known}")
-        found[name][rest] = value
     return found
 
 

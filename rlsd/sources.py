@@ -105,6 +105,13 @@ def source_for(agent: Any, actor: Actor) -> Source:
     return EvaluationSource()
 
 
+class NoSource(Source):
+    """Gives none: another distillation of the agent shares its states."""
+
+    def new(self, agent: Any) -> Iterator[NewStates]:  # noqa: D102
+        return iter(())
+
+
 class RolloutSource(Source):
     """The rollout that an on-policy agent has just finished, with the masks or memories it acted under.
 

@@ -58,10 +58,11 @@ class TargetCache:
 
     :param store: the stored states.
     :param teacher: makes the targets.
+    :param shared: whether the store is another's, who adds to it and saves it.
     """
 
-    def __init__(self, store: StateStore, teacher: Teacher) -> None:
-        self.store, self.teacher = store, teacher
+    def __init__(self, store: StateStore, teacher: Teacher, *, shared: bool = False) -> None:
+        self.store, self.teacher, self.shared = store, teacher, shared
         self.size, self.wants = teacher.actor.family.size, teacher.wants
         self._allocate()
         self._asking, self._holding = Pace(), Pace()
@@ -100,7 +101,10 @@ class TargetCache:
 
     def add(self, new: NewStates) -> np.ndarray:
         """Offer new states to the store, and return the slots that hold one."""
-        slots = self.store.add(new.states, new.rows)
+        return self.renew(self.store.add(new.states, new.rows))
+
+    def renew(self, slots: np.ndarray) -> np.ndarray:
+        """Forget the targets of some slots, which hold new states now, and return the slots."""
         self.versions[slots] = 0
         return slots
 
@@ -208,7 +212,7 @@ class TargetCache:
     def tensors(self) -> dict[str, Tensor]:
         """Return states, the targets that there are, and the versions of all by name."""
         held = self._held()
-        out = {f"states/{key}": tensor for key, tensor in self.store.tensors().items()}
+        out = {} if self.shared else {f"states/{key}": tensor for key, tensor in self.store.tensors().items()}
         versions = self.versions[held]
         made = self._index(self.store.slots()[versions > 0])
         targets = self.targets[made] if len(made) else torch.zeros(0, self.size + self.wants.extra)
@@ -221,7 +225,8 @@ class TargetCache:
 
     def state(self) -> dict[str, Any]:
         """Return the store's counters and generator, and how many states go through at a time, as plain data."""
-        return self.store.state() | {"at_once": [self._asking.at_once, self._holding.at_once]}
+        stored = {} if self.shared else self.store.state()
+        return stored | {"at_once": [self._asking.at_once, self._holding.at_once]}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Load what :meth:`tensors` and :meth:`state` returned."""
@@ -230,7 +235,7 @@ class TargetCache:
             pace.load(at_once)
         if "versions" not in tensors:  # saved without states: the store begins empty
             return
-        if self.store.load(stored, state):
+        if not self.shared and self.store.load(stored, state):
             return  # all targets are asked for anew when their states are drawn
         count, columns, targets = self.store.count, self.size + self.wants.extra, tensors["targets"]
         versions = tensors["versions"].numpy()

@@ -64,6 +64,10 @@ class AuxiliaryTraining(ABC):
         :param update: runs the agent's own update once more, on what it has collected, without a penalty.
         """
 
+    def agent(self, agent: BaseAlgorithm) -> BaseAlgorithm | None:
+        """Return a second agent that it has taught, of plain SB3's class; None where there is none."""
+        return None
+
     def metrics(self) -> dict[str, float]:
         """Return what TensorBoard is to show of it."""
         return {}
@@ -86,6 +90,8 @@ class Timing(Answer, question="timing"):
 
     #: Whether any gradient step of the agent's own gets a penalty.
     deposits: ClassVar[bool] = True
+    #: Whether it learns when the task changes, and leaves the agent's own policy alone.
+    by_episode: ClassVar[bool] = False
     #: Whether what is learned is learned on the stored states; else none are stored, unless the teacher studies them.
     replays: ClassVar[bool] = True
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     class _Distilled:
         distiller: Distiller | None  # of several distillations at once a Distillers, which few have
+        keeper: BaseAlgorithm | None
 
     class DistilledPPO(PPO, _Distilled):
         def __init__(

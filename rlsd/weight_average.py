@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd import faults
-from rlsd.actors.base import graphless_copy, uncompiled
-from rlsd.actors.random_search import search_around
+from rlsd.actors.base import uncompiled
 from rlsd.clock import StepCounter
 from rlsd.io import files
 from rlsd.io.archives import dates_that_zips_take, with_suffix
-from rlsd.rng import private_numbers
-from rlsd.teachers.frozen_policy import copy_into, named_tensors
+from rlsd.plain_copy import plain_copy
+from rlsd.teachers.frozen_policy import named_tensors
 
 #: Part of all steps so far that the average goes back by itself, and how often a policy enters over a horizon.
 PART, ENTRIES = 0.1, 100
-#: What no copy of an agent takes along: its environment, what it learns from, and where it writes.
-_LEFT_OUT = ("env", "_vec_normalize_env", "replay_buffer", "rollout_buffer", "_logger")
 #: How buffers begin that are means of what was seen, in torch's batch norm and in CrossQ's: they are averaged, too.
 _MEANS = ("running_", "ra_")
 
@@ -95,23 +91,7 @@ class WeightAverage:
         and load it as any other. ``VecNormalize`` stays with the environment and has the latest statistics.
         """
         self._keep_up()
-        live = vars(self._agent)
-        memo: dict[int, Any] = {id(live[name]): None for name in _LEFT_OUT if name in live}
-        owners = [self._agent, *self._agent.policy.modules()]
-        policy = graphless_copy(self._agent.policy, owners, memo)
-        left_out = set(self._agent._excluded_save_params()) - set(self._algorithm._excluded_save_params(self._agent))
-        copied: Any = self._algorithm.__new__(self._algorithm)
-        for name, value in live.items():
-            if name not in left_out:
-                copied.__dict__[name] = copy.deepcopy(value, memo)
-        copied.device = next(policy.parameters()).device
-        if self._tensors:
-            copy_into(policy, self._tensors)
-            search_around(copied)
-        if getattr(copied, "use_sde", False):
-            with private_numbers(0):
-                copied.policy.reset_noise()
-        return cast(BaseAlgorithm, copied)
+        return plain_copy(self._agent, self._algorithm, self._tensors)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the average as a plain SB3 zip, whole or not at all: ``PPO.load`` opens it where rlsd is missing.

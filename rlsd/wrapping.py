@@ -163,6 +163,13 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             if collector is not None:
                 collector.check_agent(self)
 
+        @property
+        def keeper(self) -> BaseAlgorithm | None:
+            """A plain SB3 agent that does what this one did on the tasks it left, None where there is none."""
+            members = [] if self.distiller is None else self.distiller.members.values()
+            taught = [member.auxiliary.agent(self) for member in members if member.auxiliary is not None]
+            return next((agent for agent in taught if agent is not None), None)
+
         def learn(self, *args: Any, **kwargs: Any) -> Any:
             with nullcontext() if self.accelerator is None else self.accelerator.learning(self):
                 return super().learn(*args, **kwargs)

@@ -25,7 +25,8 @@ def test_a_subclass_keeps_its_own_signature_and_its_own_words():
             super().__init__(policy, env, **kwargs)
 
     agent = rlsd.SelfDistilled(Mine)("MlpPolicy", "CartPole-v1", teacher="mine", n_steps=8, batch_size=8, strength=0.5)
-    assert agent.mine == "mine" and agent.distiller.config.strength.value == 0.5
+    assert agent.mine == "mine"
+    assert [member.config.strength.value for member in agent.distiller.members.values()] == [0.5, 0.5]
 
     class Below(rlsd.SelfDistilled(PPO)):
         def __init__(self, only):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from agents import (
@@ -41,10 +42,14 @@ PAIR = [named("slow"), named("mean", teacher=rlsd.Ema(decay=0.5), states=rlsd.Re
 
 @pytest.mark.parametrize("name", ALL_ALGORITHMS)
 def test_two_pull_as_one_of_their_summed_strength(name: str) -> None:
-    """Both draw the same minibatches: they have the same seed and the same states."""
-    two = [named("a", strength=rlsd.Constant(0.3, bound=1e9)), named("b", strength=rlsd.Constant(0.4, bound=1e9))]
+    """Both draw the same minibatches: they have the same seed, and the same states in a store each."""
+    one, another = (rlsd.Reservoir(capacity=number, batch_size=8) for number in (1000, 1001))
+    two = [
+        named("a", strength=rlsd.Constant(0.3, bound=1e9), states=one),
+        named("b", strength=rlsd.Constant(0.4, bound=1e9), states=another),
+    ]
     policies = []
-    for distill in (two, config(strength=rlsd.Constant(0.7, bound=1e9))):
+    for distill in (two, config(strength=rlsd.Constant(0.7, bound=1e9), states=one)):
         agent = distilled(ALL_ALGORITHMS[name], kind_of(name), distill)
         agent.learn((10 if name == "ARS" else 5) * ROLLOUT)
         assert agent.distiller.deposits > 0
@@ -171,3 +176,29 @@ def test_each_is_shown_with_its_name() -> None:
     lines = repr(agent.distiller).splitlines()
     assert [line.partition(":")[0] for line in lines if ": Distiller" in line] == [*agent.distiller.members]
     assert agent.distiller._repr_html_().count("<table>") == 2
+
+
+def test_those_that_keep_the_same_states_share_a_store_and_are_shown_each_state_once() -> None:
+    """Also one that would keep a reservoir beside one that keeps its episodes."""
+    agent = distilled(PPO, distill=["remember", "guard", "ema"])
+    agent.learn(3 * ROLLOUT)
+    first, *others = agent.distiller.members.values()
+    assert isinstance(first.config.states, rlsd.Episodes)
+    assert all(one.states is first.states for one in others)
+    assert first.states.count == first.states.seen == 3 * ROLLOUT
+    names = [name for name in agent.distiller.tensors() if "/replay/states/" in name]
+    assert names and all(name.startswith("remember/") for name in names)
+
+
+def test_targets_of_a_shared_store_are_those_of_its_states() -> None:
+    """A slot that holds another state is asked of each teacher anew."""
+    states = rlsd.Reservoir(capacity=40, batch_size=8)
+    pair = [named("slow", states=states), named("mean", teacher=rlsd.Ema(decay=0.5), states=states)]
+    agent = distilled(PPO, distill=pair)
+    agent.learn(8 * ROLLOUT)
+    for member in agent.distiller.members.values():
+        cache = member.cache
+        made = np.flatnonzero(cache.versions == member.teacher.version)
+        assert len(made) > 8
+        expected = member.teacher.targets(cache.store.pick(made))
+        torch.testing.assert_close(cache.targets[torch.from_numpy(made)][:, : cache.size], expected)

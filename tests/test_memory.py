@@ -66,7 +66,7 @@ def test_where_not_even_one_fits_nothing_lower_is_proposed(monkeypatch: pytest.M
 def test_an_agent_is_refused_when_it_is_built_and_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(memory.VARIABLE, "100")
     with pytest.raises(ValueError, match=r"states\.capacity=20000 states .* take 240\.0 KB on cpu"):
-        build(rlsd.SelfDistilled(PPO))
+        build(rlsd.SelfDistilled(PPO), distill="guard")
     agent = build(PPO)
     with pytest.raises(ValueError, match="budget of 100 bytes"):
         rlsd.distill(agent)

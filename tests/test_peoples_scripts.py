@@ -19,11 +19,12 @@ from rlsd.wrapping import resolve
 #: Pairs that are refused when the agent is built: docs/recipes/README.md and kickstart.md.
 REFUSED = {
     "phasic": ("resets", "own_q_learner", "goals"),
+    "keeper": ("memory",),
     "reborn": ("memory",),
     "kickstart": ("memory",),  # with RecurrentPPO as the teacher
 }
 #: Recipes whose penalty is closed or nil while an agent does as well as it did, or has its pull beside the updates.
-NOT_ALWAYS = ("selective", "remember", "guard", "best", "retain", "phasic", "reborn")
+NOT_ALWAYS = ("selective", "remember", "keeper", "guard", "best", "retain", "phasic", "reborn")
 #: Small enough for a script of some hundred steps.
 OFTEN = {"teacher.every": 64, "states.batch_size": 16, "timing.stride": 1, "teacher.episodes": 2}
 BESIDE = {
@@ -95,7 +96,7 @@ def check_recipe(name, script, folder, monkeypatch):
     at_its_end = (name, script.__name__) == ("kickstart", "adversarial")
     for agent in run(script, folder, monkeypatch, distill):
         assert agent.distiller.config.teacher.name == distill.teacher.name
-        judged = name != "remember" and (name != "best" or len(agent.ep_info_buffer) > 3)
+        judged = name not in ("remember", "keeper") and (name != "best" or len(agent.ep_info_buffer) > 3)
         assert not judged or agent.distiller.teacher.version > 0, "there never was a teacher"
         assert name in NOT_ALWAYS or at_its_end or agent.distiller.deposits > 0, "nothing pulled"
         assert not patches(agent)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from helpers import ALGORITHMS, small_agent
+from sb3_contrib import ARS
+from stable_baselines3 import PPO
 
 from rlsd import (
     KL,
@@ -155,9 +157,10 @@ def test_no_distillation_is_no_config(off):
     assert resolve(off) is None
 
 
-def test_true_is_the_default_recipe():
-    assert DEFAULT == "guard"
-    assert resolve(True) == recipe(DEFAULT)
+def test_true_is_the_default_recipes_and_arss_is_the_one_that_needs_no_episodes():
+    assert DEFAULT == "remember+guard"
+    assert resolve(True) == resolve(True, PPO) == resolve(DEFAULT)
+    assert resolve(True, ARS) == resolve(True, SelfDistilled(ARS)) == recipe("guard")
 
 
 def test_a_config_of_nothing_is_the_plain_answers():
@@ -165,10 +168,11 @@ def test_a_config_of_nothing_is_the_plain_answers():
     assert resolve({}) == DistillConfig()
 
 
-def test_the_default_pulls_only_while_the_agent_is_behind_its_teacher():
-    config = recipe(DEFAULT)
-    assert isinstance(config.teacher, Snapshot)
-    assert [type(gate) for gate in config.strength.gates] == [ReturnGate]
+def test_the_default_pulls_only_after_a_change_or_while_the_agent_is_behind_its_teacher():
+    remember, guard = resolve(True).members.values()
+    assert isinstance(guard.teacher, Snapshot)
+    assert [type(gate) for gate in guard.strength.gates] == [ReturnGate]
+    assert remember == recipe("remember") and guard.states == remember.states, "each state is stored twice"
 
 
 def test_a_config_a_name_and_a_mapping_are_taken_as_they_are():

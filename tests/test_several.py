@@ -61,6 +61,14 @@ def test_a_change_is_for_the_one_that_it_names() -> None:
     assert by_name({"a.b.c": 1}, ["a", "b"]) == {"a": {"b.c": 1}, "b": {}}
 
 
+def test_a_change_without_a_name_is_for_each_but_where_one_is_named() -> None:
+    configs = resolve(["snapshot", "guard"], changes={"guard.strength": 0.5, "strength": 0.3, "timing.stride": 8})
+    assert isinstance(configs, DistillConfigs)
+    values = {name: config.to_dict()["strength"]["value"] for name, config in configs.members.items()}
+    assert values == {"snapshot": 0.3, "guard": 0.5}
+    assert [config.to_dict()["timing"]["stride"] for config in each(configs)] == [8, 8]
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -86,7 +94,7 @@ def test_what_is_no_such_list_is_refused_in_a_line(wrong: Any, said: str) -> Non
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["strength.value", "snapshot", "other.strength"])
+@pytest.mark.parametrize("key", ["teacher.every", "teacher", "snapshot", "other.strength"])
 def test_a_change_that_names_none_is_refused(key: str) -> None:
     configs = resolve(["snapshot", "guard"])
     assert configs is not None

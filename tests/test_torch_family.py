@@ -127,7 +127,7 @@ def test_a_bijection_and_what_joins_components_are_taken_off():
 
 @pytest.mark.parametrize("recipe", [name for name in rlsd.recipes() if name != "kickstart"])
 def test_a_beta_policy_is_distilled_by_every_recipe(recipe):
-    kind = "episodes" if recipe == "remember" else "reservoir"
+    kind = "episodes" if recipe in ("remember", "keeper") else "reservoir"
     agent = beta_agent(rlsd.recipe(recipe, states={"type": kind, "capacity": 32, "batch_size": 4}))
     agent.learn(32)
     assert agent.distiller.actor.family.sizes == ("Beta(2,)",)

@@ -41,7 +41,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import rlsd
 from rlsd import environment_state
-from rlsd.presets import DEFAULT
+from rlsd.presets import DEFAULT, resolve
 
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 
@@ -137,12 +137,11 @@ def test_a_wrong_config_leaves_an_agent_as_it_was(distill: Any) -> None:
 @pytest.mark.parametrize("distill", ["snapshot", True, {"teacher": {"every": 5}}, config()])
 def test_whatever_says_what_is_wanted_is_taken(distill: Any) -> None:
     agent = build(rlsd.SelfDistilled(PPO), distill=distill)
-    assert isinstance(agent.distiller.config, rlsd.DistillConfig)
     assert rlsd.distill(build(PPO), distill).distiller.config == agent.distiller.config
 
 
 def test_the_default_is_to_distil() -> None:
-    assert build(rlsd.SelfDistilled(PPO)).distiller.config == rlsd.recipe(DEFAULT)
+    assert build(rlsd.SelfDistilled(PPO)).distiller.config == resolve(DEFAULT)
 
 
 @pytest.mark.parametrize("algorithm", [PPO])  # the others' doors are the contract's

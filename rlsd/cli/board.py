@@ -152,9 +152,10 @@ def _hyperparameters(plan: Plan) -> dict[str, bool | str | float | None]:
     settings: dict[str, Any] = {"a run of": f"{plan.recipe}, seed {plan.seed}"}
     settings |= {"algo": plan.options.algo, "env": plan.env_id, "recipe": plan.recipe, "seed": plan.seed}
     settings |= plan.hyperparams.values
-    for question, fields in ({} if plan.distill is None else plan.distill.to_dict()).items():
-        named = fields if isinstance(fields, Mapping) else {"": fields}  # of several distillations, a list
-        settings |= {f"{question}.{key}".rstrip("."): value for key, value in named.items()}
+    several = getattr(plan.distill, "members", {"": plan.distill} if plan.distill else {})
+    for name, config in several.items():
+        for question, fields in config.to_dict().items():
+            settings |= {f"{name}.{question}.{key}".lstrip("."): value for key, value in fields.items()}
     return {
         key: value if isinstance(value, bool | str | int | float) else str(value) for key, value in settings.items()
     }

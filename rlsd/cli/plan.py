@@ -78,9 +78,10 @@ class Plan:
     @property
     def recipe(self) -> str:
         """What distils: the name of the recipe or of the file."""
-        from rlsd.presets import DEFAULT
+        from rlsd.presets import default
 
-        return "plain SB3" if self.distill is None else self.options.recipe or self.options.config or DEFAULT
+        given = self.options.recipe or self.options.config
+        return "plain SB3" if self.distill is None else given or default(self.algorithm)
 
     @property
     def n_timesteps(self) -> int:
@@ -224,7 +225,7 @@ def _run_changes(options: TrainOptions) -> dict[str, Any]:
 
 def _distillation(options: TrainOptions, algorithm: type[BaseAlgorithm]) -> DistillConfig | DistillConfigs | None:
     from rlsd.config import yaml_data
-    from rlsd.presets import DEFAULT, resolve
+    from rlsd.presets import resolve
 
     if options.baseline:
         return None
@@ -238,7 +239,7 @@ def _distillation(options: TrainOptions, algorithm: type[BaseAlgorithm]) -> Dist
             config = config.changed(changes)
     else:
         with blame_input():
-            config = resolve(options.recipe or DEFAULT, algorithm, changes)
+            config = resolve(options.recipe or True, algorithm, changes)
     _check_trust(config, options)
     return config
 

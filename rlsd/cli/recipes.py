@@ -63,7 +63,7 @@ def _tell(name: str) -> None:
         changes: dict[str, Any] = {"teacher": "TEACHER.zip"} if name == "kickstart" else {}
         config = answers(name, **changes)
     also = " --distill teacher.path=TEACHER.zip --trust" if name == "kickstart" else ""
-    say(f"{name}{', the default' if name == DEFAULT else ''}: {said}")
+    say(f"{name}{', of the default' if name in DEFAULT.split('+') else ''}: {said}")
     if name in WHEN:
         say(f"Take it when  {WHEN[name]}")
     say(f"Source        {source(name)}")

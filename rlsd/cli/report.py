@@ -192,9 +192,9 @@ def _said(distiller: Distiller | Distillers) -> str:
 def _in_words(distiller: Distiller) -> str:
     """Return what distillation did, and why where it did nothing."""
     if not distiller.config.timing.deposits:  # type: ignore[attr-defined]
-        done = {"phase": "phases", "reborn": "rebirths"}.get(distiller.config.timing.name, "")
+        done = {"phase": "phases", "reborn": "rebirths", "keep": "keeper_fits"}.get(distiller.config.timing.name, "")
         count = int((distiller.auxiliary.metrics() if distiller.auxiliary else {}).get(done, 0))
-        return f"{count:,} {done} beside {distiller.activity.updates:,} updates"
+        return f"{count:,} {done.removeprefix('keeper_')} beside {distiller.activity.updates:,} updates"
     if distiller.activity.pulled:
         return str(distiller.activity)
     if not distiller.teacher.ready:

@@ -101,14 +101,16 @@ def hyperparameters(trial: Trial, algo: str, longest: int) -> dict[str, Any]:
     return values | ({} if net is None else {"policy_kwargs": {"net_arch": [int(n) for n in net[1:-1].split(",")]}})
 
 
-def distillation(trial: Trial, config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the changes to a recipe that a trial takes.
+def distillation(trial: Trial, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes to a recipe, or to several at once, that a trial takes.
 
     :param config: the recipe as nested plain data.
     """
+    several = {f"{answers['name']}.": answers for answers in config.get("distillations", ())}
     found = {}
-    for key, knob in DISTILLATION.items():
-        question, _, field = key.partition(".")
-        if field in config[question]:
-            found[key] = knob.suggest(trial, key)
+    for name, answers in (several or {"": config}).items():
+        for key, knob in DISTILLATION.items():
+            question, _, field = key.partition(".")
+            if field in answers[question]:
+                found[name + key] = knob.suggest(trial, name + key)
     return found

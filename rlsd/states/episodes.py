@@ -26,7 +26,8 @@ class EpisodeStore(ReservoirStore):
         super().__init__(capacity, batch_size, seed, device)
         #: The number of the episode of each state, on the host, where slots are drawn.
         self.episodes = np.zeros(capacity, np.int64)
-        self._tasks = np.zeros(capacity, np.int64)
+        #: At which task each state was met, as far as it is known.
+        self.tasks = np.zeros(capacity, np.int64)
         self._task = 0
         self._offered = [0]  # states of each task
 
@@ -34,7 +35,7 @@ class EpisodeStore(ReservoirStore):
         slots = super().add(observations)
         if len(slots):
             self.episodes[slots] = self._arrays[EPISODE][torch.from_numpy(slots).to(self.device)].cpu().numpy()
-            self._tasks[slots] = self._task
+            self.tasks[slots] = self._task
         return slots
 
     def divide(self, episode: int, task: int) -> None:
@@ -44,7 +45,7 @@ class EpisodeStore(ReservoirStore):
         :param task: which; tasks are numbered from 0.
         """
         mine = self.slots()[self.episodes[: self.count] >= episode]
-        self._tasks[mine] = task
+        self.tasks[mine] = task
         self._task = task
         self._offered += [0] * (task + 1 - len(self._offered))
         self._offered[task] = max(self._offered[task], len(mine))
@@ -54,7 +55,7 @@ class EpisodeStore(ReservoirStore):
             self._offered[self._task] += n
             return super().place(n)
         self.seen += n
-        tasks = self._tasks
+        tasks = self.tasks
         mine = np.flatnonzero(tasks == self._task)
         share = self.capacity // len(self._offered)
         # Those that fill the task's share push out states of tasks that have more than theirs.
@@ -84,14 +85,14 @@ class EpisodeStore(ReservoirStore):
         return super().state() | {"task": self._task, "offered": self._offered}
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
-        return super().tensors() | {"@task": torch.from_numpy(self._tasks[: self.count])}
+        return super().tensors() | {"@task": torch.from_numpy(self.tasks[: self.count])}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:  # noqa: D102
         stored = dict(tensors)
         tasks = stored.pop("@task", torch.zeros(0, dtype=torch.int64))
         anew = super().load(stored, state)
         self._task, self._offered = int(state["task"]), [int(n) for n in state["offered"]]
-        self._tasks[: self.count] = tasks.numpy()
+        self.tasks[: self.count] = tasks.numpy()
         if self.count:
             self.episodes[: self.count] = self._arrays[EPISODE][: self.count].cpu().numpy()
         return anew

@@ -61,7 +61,8 @@ class RememberTeacher(Teacher):
         self._began = np.zeros(0, np.int64)  # the step of each start
         self._since = 0  # the step of the latest change
         self._holds = np.zeros(0)  # of the known starts
-        self._tasks: list[int] = [0]  # which task each stretch between changes was at
+        #: At which task the agent was in each stretch between changes.
+        self.tasks: list[int] = [0]
         self._changes: list[int] = []  # number of the first episode after each
         self._alarms: list[tuple[int, float, float]] = []  # of each still to be acted on: since, evidence, bound
         self._raised = [0.0, 0.0]  # the evidence at the latest alarm, and its bound
@@ -126,20 +127,47 @@ class RememberTeacher(Teacher):
 
         :return: False when there are too few starts as yet.
         """
-        before, fold = self._began < self._since, self._numbers % FOLDS
-        now = ~before
-        now[np.flatnonzero(now)[:-NOW]] = False
+        now, before = self._now()
+        fold = self._numbers % FOLDS
         if any(len(np.unique(fold[some])) < 2 for some in (now, before)):
             return False
+        scores = self._scores(now, before)
+        self._holds = np.where(before, self._firmness(scores, scores[now], scores[before]), 0.0)
+        return True
+
+    def _now(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of the known starts tell how episodes begin now, and which are of before the change."""
+        before = self._began < self._since
+        now = ~before
+        now[np.flatnonzero(now)[:-NOW]] = False
+        return now, before
+
+    def _scores(self, now: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Return how much more like those of now than like those of before each start is, judged by the others."""
+        fold = self._numbers % FOLDS
         scores = np.zeros(len(fold))
         for mine in (fold == which for which in range(FOLDS)):
-            older = self._starts[before & ~mine]
-            older = older[:: 1 + len(older) // BEFORE]
-            scores[mine] = score(self._starts[mine], self._starts[now & ~mine], older)
+            scores[mine] = score(self._starts[mine], self._starts[now & ~mine], _some(self._starts[before & ~mine]))
+        return scores
+
+    def _firmness(self, scores: np.ndarray, now: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Return how firmly states of episodes of some scores are held."""
         # What a score is worth is told by those that had no part in it: after a false alarm it is nothing.
-        chance = 1.0 / (1.0 + np.exp(-calibrated(scores, scores[now], scores[before])))
-        self._holds = np.where(before, np.clip(1.0 - chance / self.threshold, 0.0, None), 0.0)
-        return True
+        chance = 1.0 / (1.0 + np.exp(-calibrated(scores, now, before)))
+        return np.asarray(np.clip(1.0 - chance / self.threshold, 0.0, None))
+
+    def hold_of_starts(self, agent: BaseAlgorithm, states: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return how firmly states of episodes that begin so are held, ``(n,)`` in 0..1: 0 before any change.
+
+        :param states: raw observations, ``(n, *shape)`` by key.
+        """
+        starts = self._vectors(agent, states)
+        if not self.changes:
+            return np.zeros(len(starts))
+        now, before = self._now()
+        scores = self._scores(now, before)
+        found = score(starts, self._starts[now], _some(self._starts[before]))
+        return self._firmness(found, scores[now], scores[before])
 
     @property
     def inactive(self) -> bool:  # noqa: D102
@@ -149,15 +177,15 @@ class RememberTeacher(Teacher):
         """Tell the store at which task the agent is now: one that is met again, or another."""
         first = int(self._numbers[np.searchsorted(self._began, self._since)])
         stretch = np.searchsorted(np.array(self._changes), self._numbers, side="right")
-        tasks = np.array(self._tasks)[stretch]
+        tasks = np.array(self.tasks)[stretch]
         tasks[self._began >= self._since] = -1
         held = {task: float(self._holds[tasks == task].mean()) for task in np.unique(tasks[tasks >= 0]).tolist()}
         again = min(held, key=lambda task: held[task]) if held else 0
-        task = again if held and held[again] < MET else max(self._tasks) + 1
-        self._tasks.append(task)
+        task = again if held and held[again] < MET else max(self.tasks) + 1
+        self.tasks.append(task)
         self._changes.append(first)
         store.divide(first, task)
-        kind = "return" if task in self._tasks[:-1] else "change"
+        kind = "return" if task in self.tasks[:-1] else "change"
         noticed = self.refreshed_at or 0
         before = noticed - self.steps  # of the agent's steps, those before its distillation began
         self._noticed.append(ChangeEvent(noticed, before + self._since, kind, *self._raised))
@@ -225,7 +253,7 @@ class RememberTeacher(Teacher):
             "judged": self._judged,
             "left": self._left,
             "since": self._since,
-            "tasks": self._tasks,
+            "tasks": self.tasks,
             "changes": self._changes,
             "share": self._share,
             "alarms": self._alarms,
@@ -249,7 +277,7 @@ class RememberTeacher(Teacher):
             self.eye.load(agent, parts["eye"])
         counts = (int(state[name]) for name in ("steps", "judged", "since", "left"))
         self.steps, self._judged, self._since, self._left = counts
-        self._tasks, self._changes = ([int(n) for n in state[name]] for name in ("tasks", "changes"))
+        self.tasks, self._changes = ([int(n) for n in state[name]] for name in ("tasks", "changes"))
         self._alarms = [(int(since), float(wealth), float(limit)) for since, wealth, limit in state["alarms"]]
         self._divided = bool(state["divided"])
         self._share = float(state["share"])
@@ -260,6 +288,10 @@ class RememberTeacher(Teacher):
 
 #: What is known of the starts of episodes, an array each.
 _ARRAYS = ("numbers", "starts", "began", "holds")
+
+
+def _some(starts: np.ndarray) -> np.ndarray:
+    return starts[:: 1 + len(starts) // BEFORE]
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:

@@ -22,7 +22,7 @@ def read(folder):
 @pytest.fixture
 def shown(small_run):
     (folder,) = (small_run / "tensorboard").iterdir()
-    assert folder.name == "PPO-guard-seed0_1", "the run's name says neither recipe nor seed"
+    assert folder.name == "PPO-remember+guard-seed0_1", "the run's name says neither recipe nor seed"
     return read(folder)
 
 
@@ -32,7 +32,8 @@ def test_the_boards_begin_with_learning_and_name_curves_that_are_there(shown):
     first = layout.category[0].chart[0]
     assert list(first.multiline.tag) == ["rollout/ep_rew_mean$", "eval/mean_reward$"], "returns first"
     there = set(shown.Tags()["scalars"])
-    always = {"rollout/ep_rew_mean", "eval/mean_reward", "distill/coef", "time/distill_fraction", "distill/states"}
+    always = {"rollout/ep_rew_mean", "eval/mean_reward", "time/distill_fraction"}
+    always |= {f"distill/{name}/{key}" for name in ("remember", "guard") for key in ("coef", "states")}
     assert always <= there, "curves of a run that is idle"
 
 
@@ -46,8 +47,8 @@ def test_settings_are_there_as_text(shown):
 def test_hparams_has_what_decides_the_run_and_what_it_reached(shown, small_run):
     metadata = shown.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     settings = plugin_data_pb2.HParamsPluginData.FromString(metadata).session_start_info.hparams
-    assert settings["recipe"].string_value == "guard" and settings["seed"].number_value == 0
-    assert settings["strength.value"].number_value == 1
+    assert settings["recipe"].string_value == "remember+guard" and settings["seed"].number_value == 0
+    assert settings["guard.strength.value"].number_value == 1
     (final,) = shown.Scalars(board.FINAL)
     results = RunFolder(small_run, "CartPole-v1").read_results()
     assert final.value == pytest.approx(results["mean_reward"]) and final.step == results["timesteps"]

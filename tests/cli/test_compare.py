@@ -314,7 +314,7 @@ def test_compare_trains_compares_and_does_nothing_the_second_time(tmp_path, monk
         ("default", 0, 64),
     ], "results"
     assert data["variants"]["CartPole-v1"]["baseline"]["distill"] is None, "what the baseline is"
-    assert data["variants"]["CartPole-v1"]["default"]["distill"]["teacher"], "what the default is"
+    assert data["variants"]["CartPole-v1"]["default"]["distill"]["distillations"], "what the default is"
     assert {"versions", "machine", "settings", "summary"} <= set(data), "what else is written"
     assert main(words.split()) == 0, "second time"
     assert "2 finished, 0 to run" in capsys.readouterr().out, "trained again"

@@ -74,7 +74,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, capsys, extra):
     for key in ("mean_reward", "std_reward", "best_mean_reward", "timesteps", "average"):
         assert scores[0][key] == scores[1][key], f"{key} differs"
     assert len(yaml.safe_load((two / "CartPole-v1" / "run.yml").read_text())["sessions"]) == 2, "sessions"
-    kind = "plain" if "--baseline" in flags else "guard"
+    kind = "plain" if "--baseline" in flags else "remember+guard"
     shown = [path.name for path in (two / "tensorboard").iterdir()]
     assert shown == [f"PPO-{kind}-seed0_1"], "TensorBoard shows two runs"
     assert train("--resume", str(two)) == 0, "a finished run is no error"
@@ -108,12 +108,12 @@ def test_tensorboard_forgets_what_a_killed_run_logged_after_its_checkpoint(tmp_p
     (run / "results.json").unlink()
     for name in ("768", "1024"):  # as if it had been killed before these were saved
         shutil.rmtree(run / "checkpoints" / name)
-    (events,) = (run / "tensorboard" / "PPO-guard-seed0_1").iterdir()
+    (events,) = (run / "tensorboard" / "PPO-remember+guard-seed0_1").iterdir()
     events.rename(events.with_name("events.out.tfevents.0"))  # read first, though the next begins in the same second
     assert train("--resume", str(run)) == 0, "second part"
-    curves = EventAccumulator(str(run / "tensorboard" / "PPO-guard-seed0_1"), {"scalars": 0}).Reload()
+    curves = EventAccumulator(str(run / "tensorboard" / "PPO-remember+guard-seed0_1"), {"scalars": 0}).Reload()
     # The figures of the last update before the checkpoint are logged after it: they are in the checkpoint.
-    for tag, steps in (("eval/mean_reward", [256, 512, 768, 1024]), ("distill/coef", [512, 768, 1024])):
+    for tag, steps in (("eval/mean_reward", [256, 512, 768, 1024]), ("distill/guard/coef", [512, 768, 1024])):
         assert [event.step for event in curves.Scalars(tag)] == steps, f"steps of {tag}"
 
 

@@ -55,7 +55,8 @@ def test_a_run_leaves_its_settings(finished):
     config = yaml.safe_load((finished / "CartPole-v1" / "config.yml").read_text())
     assert config["n_timesteps"] == 512, "the command line's steps"
     assert config["learning_rate"] == "lin_0.001", "the tuned learning rate"
-    rlsd.DistillConfig.from_yaml((finished / "CartPole-v1" / "distill.yml").read_text())
+    distill = yaml.safe_load((finished / "CartPole-v1" / "distill.yml").read_text())
+    assert [one["name"] for one in distill["distillations"]] == ["remember", "guard"]
     run = yaml.safe_load((finished / "CartPole-v1" / "run.yml").read_text())
     assert run["sessions"][0]["last_step"] == 512, "where it ended"
     assert "rlsd train --env CartPole-v1" in (finished / "CartPole-v1" / "command.txt").read_text(), "command"
@@ -146,9 +147,9 @@ def test_evaluations_decide_who_is_the_best_when_asked_to(tmp_path):
 
 
 def test_a_run_too_short_for_a_teacher_says_so(tmp_path, capsys):
-    assert train(tmp_path, "--distill", "teacher.every=4000") == 0, "exit code"
+    assert train(tmp_path, "--recipe", "guard", "--distill", "teacher.every=4000") == 0, "exit code"
     assert "no teacher was taken in so few steps. Train for longer, or take" in capsys.readouterr().err
-    assert train(tmp_path, "--distill", "teacher.every=256") == 0, "exit code"
+    assert train(tmp_path, "--recipe", "guard", "--distill", "teacher.every=256") == 0, "exit code"
     assert "Nothing was distilled" not in capsys.readouterr().err, "there was a teacher"
 
 
@@ -331,8 +332,11 @@ def test_a_run_that_its_last_update_broke_replaces_nothing_and_says_so_in_one_li
     [
         (["--recipe", "snapshot", "--distill", "teacher.every=64"], "snapshot: pulled in "),
         (["--recipe", "remember"], "idle in all 2 updates: episodes went on beginning as they did"),
-        (["--distill", "teacher.every=64"], "guard: idle in all 2 updates: the return never fell behind the teacher's"),
-        (["-n", "256", "--distill", "teacher.every=64"], "updates: too few episodes ended to compare returns"),
+        (
+            ["--distill", "guard.teacher.every=64"],
+            "; guard idle in all 2 updates: the return never fell behind the teacher's",
+        ),
+        (["-n", "256", "--distill", "guard.teacher.every=64"], "updates: too few episodes ended to compare returns"),
         (["--recipe", "phasic"], "phasic: 0 phases beside 2 updates"),
         (
             ["--recipe", "remember+snapshot", "--distill", "snapshot.teacher.every=64"],

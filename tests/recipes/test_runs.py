@@ -29,6 +29,7 @@ _OPEN = {"strength.gates": [{"type": "return", "margin": 0.0, "width": 0.01}]}
 SHORTER: dict[str, dict[str, Any]] = {
     "selective": {"teacher.every": ROLLOUT, "teacher.threshold": 0.9, **_SMALL},
     "remember": {"teacher.every": ROLLOUT, "teacher.level": 0.5, **_SMALL},
+    "keeper": {"teacher.every": ROLLOUT, "teacher.level": 0.5, "timing.steps": 5, "timing.batch_size": 8, **_SMALL},
     "guard": {"teacher.every": 3 * ROLLOUT, **_OPEN, **_SMALL},
     "snapshot": {"teacher.every": SOON, **_SMALL},
     "churn": {"teacher.every": SOON, **_SMALL},
@@ -54,6 +55,8 @@ SHORTER: dict[str, dict[str, Any]] = {
     "retain": {**_OPEN, **_SMALL},
     "mirror": {},
 }
+#: Those that wait for another task.
+CHANGED = ("remember", "keeper")
 #: Those that wait for a fall of the return.
 GATED = ("guard", "best", "retain")
 REFUSED = {
@@ -64,6 +67,8 @@ REFUSED = {
     ("cascade", "ARS"): "ARS has none: use 'ema' or 'snapshot'",
     ("mirror", "ARS"): "does not: use 'recent'",
     ("remember", "ARS"): "does not tell: use teacher 'selective' with states 'reservoir'",
+    ("keeper", "ARS"): "does not tell: use teacher 'selective' with states 'reservoir'",
+    ("keeper", "RecurrentPPO"): "use timing 'every_step'",
     ("reborn", "RecurrentPPO"): "use timing 'phase' or 'every_step'",
 }
 #: The nearest combination that works, as the refusals say.
@@ -75,6 +80,16 @@ INSTEAD = {
     ("cascade", "ARS"): {"teacher": {"type": "ema", "every": 4}},
     ("mirror", "ARS"): {"states": "recent", "teacher.every": 4},
     ("remember", "ARS"): {"teacher": {"type": "selective", "every": 4, "visited": 1.0}, "states": "reservoir"},
+    ("keeper", "ARS"): {
+        "teacher": {"type": "selective", "every": 4, "visited": 1.0},
+        "states": "reservoir",
+        "timing": "every_step",
+    },
+    ("keeper", "RecurrentPPO"): {
+        "teacher": {"type": "snapshot", "every": SOON},
+        "states": "reservoir",
+        "timing": "every_step",
+    },
     ("reborn", "RecurrentPPO"): {"timing": "every_step", "teacher.every": SOON},
 }
 WORKING = [
@@ -120,7 +135,7 @@ def answers(recipe: str, name: str, **changes: Any) -> rlsd.DistillConfig:
 def agent_of(recipe: str, name: str, **changes: Any) -> Any:
     distill = answers(recipe, name, **(SHORTER[recipe] | changes))
     kind = KINDS[name]
-    make = Tidal if recipe in GATED else Moved if recipe == "remember" else TinyEnv
+    make = Tidal if recipe in GATED else Moved if recipe in CHANGED else TinyEnv
     env = DummyVecEnv([lambda: Monitor(make(agents.KINDS[kind].observations, agents.KINDS[kind].actions))] * 2)
     return distilled(ALL_ALGORITHMS[name], kind, distill, env=env, stats_window_size=5)
 
@@ -132,7 +147,10 @@ def whole(agent: Any) -> Any:
 def done(agent: Any) -> int:
     """How often the recipe did what it is for."""
     figures = agent.distiller.present_figures()
-    return int(agent.distiller.deposits + figures.get("distill/phases", 0) + figures.get("distill/rebirths", 0))
+    return int(
+        agent.distiller.deposits
+        + sum(figures.get(f"distill/{key}", 0) for key in ("phases", "rebirths", "keeper_fits"))
+    )
 
 
 @pytest.mark.parametrize(("recipe", "name"), WORKING)
@@ -167,7 +185,7 @@ _ELSEWHERE = [
     (recipe, kind)
     for kind, recipe in itertools.product(
         ("multibinary", "gsde", "dict", "image_chw", "normalized"),
-        (name for name in rlsd.recipes() if name not in (*GATED, "remember")),
+        (name for name in rlsd.recipes() if name not in (*GATED, *CHANGED)),
     )
 ]
 

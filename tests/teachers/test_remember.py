@@ -148,7 +148,7 @@ def test_what_is_met_again_is_let_go_and_what_was_left_for_it_is_held():
     agent.learn(3 * PHASE)
     teacher, store = agent.distiller.teacher, agent.distiller.states
     assert teacher.test.alarms == 2
-    assert teacher._tasks == [0, 1, 0], "the task that came back was taken for another"
+    assert teacher.tasks == [0, 1, 0], "the task that came back was taken for another"
     slots = store.slots()
     held = teacher.hold_stored(store, slots).numpy()
     marks = next(iter(store.tensors().values()))[:, -1].numpy()
@@ -300,13 +300,13 @@ def test_a_task_of_few_states_gets_its_share_and_the_others_keep_theirs():
     store.divide(41, 1)
     for episode in range(41, 61):
         add(10, episode)
-    counts = np.bincount(store._tasks)
+    counts = np.bincount(store.tasks)
     assert counts.tolist() == [45, 45]
     store.divide(61, 2)
     for episode in range(61, 300):
         add(10, episode)
-    assert np.abs(np.bincount(store._tasks) - 30).max() <= 2
+    assert np.abs(np.bincount(store.tasks) - 30).max() <= 2
     # Of each task a uniform sample, and what is stored is of the episode that it says.
-    assert len(np.unique(store.episodes[store._tasks == 2] // 60)) >= 3
+    assert len(np.unique(store.episodes[store.tasks == 2] // 60)) >= 3
     assert (store.tensors()["@observation"][:, 0].numpy() == store.episodes).all()
-    assert store.episodes[store._tasks == 0].max() <= 40
+    assert store.episodes[store.tasks == 0].max() <= 40
