@@ -29,7 +29,7 @@ LAYERS = (
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
     | {"rlsd.episodes", "rlsd.collecting"},
     {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics"}
-    | {"rlsd.distillers", "rlsd.weight_average", "rlsd.algorithms"},
+    | {"rlsd.distillers", "rlsd.weight_average", "rlsd.plain_copy", "rlsd.algorithms"},
     {"rlsd.io.checkpoint"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
     | {"rlsd.averaging", "rlsd.environment_state", "rlsd.io.weights"},

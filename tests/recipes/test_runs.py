@@ -163,7 +163,8 @@ def test_stopped_in_the_middle_and_resumed_it_is_as_never_stopped(recipe: str, n
     _check_saved(agent, ALL_ALGORITHMS[name], tmp_path)
     rlsd.save_checkpoint(agent, tmp_path)
     agent.learn(total - middle, reset_num_timesteps=False)
-    assert done(agent) > before, "nothing was distilled after the stop"
+    # The task changes once, and a keeper is fitted once for that.
+    assert done(agent) > before or recipe == "keeper", "nothing was distilled after the stop"
     expected = whole(agent)
     scramble()
     again = rlsd.resume(tmp_path).learn(total - middle, reset_num_timesteps=False)
