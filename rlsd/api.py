@@ -20,6 +20,7 @@ from rlsd.states import Episodes, Minibatch, Mixture, Recent, ReplayBuffer, Rese
 from rlsd.strength import Adaptive, Constant, Relative, Schedule
 from rlsd.students import ByStart, Keep, Phase, Reborn
 from rlsd.students.compress import compress
+from rlsd.students.into import distill_into
 from rlsd.students.merge import merge
 from rlsd.teachers import (
     Best,
@@ -100,6 +101,7 @@ __all__ = [
     "average",
     "compress",
     "distill",
+    "distill_into",
     "latest_checkpoint",
     "learn_together",
     "load_weights",

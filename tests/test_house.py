@@ -24,7 +24,7 @@ LAYERS = (
     {"rlsd.version", "rlsd.plain", "rlsd.config", "rlsd.several"},
     {"rlsd.distributions", "rlsd.observations", "rlsd.actors", "rlsd.divergences", "rlsd.returns"}
     | {"rlsd.clock", "rlsd.faults", "rlsd.memory", "rlsd.devices", "rlsd.optimizers", "rlsd.rng"}
-    | {"rlsd.described", "rlsd.hooks", "rlsd.acceleration"}
+    | {"rlsd.described", "rlsd.hooks", "rlsd.acceleration", "rlsd.behaviour"}
     | {"rlsd.io", "rlsd.torch_family", "rlsd.chunks", "rlsd.change", "rlsd.betting"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
     | {"rlsd.episodes", "rlsd.collecting"},

@@ -38,6 +38,10 @@ class DaggerCollector:
         self._masked = isinstance(actor, MaskedActorCritic)
         self._seen: Any = env.reset()
 
+    def reset(self) -> None:
+        """Begin new episodes."""
+        self._seen = self._env.reset()
+
     def go(self, agent: Acts, steps: int, generator: np.random.Generator) -> None:
         """Let an agent act for some environment steps, as it does in training; the states are stored.
 
@@ -47,7 +51,7 @@ class DaggerCollector:
         before = space.state
         with private_numbers(generator):
             for _ in range(-(-steps // self._env.num_envs)):
-                states = {key: np.array(value) for key, value in as_items(_raw(self._env, self._seen)).items()}
+                states = {key: np.array(value) for key, value in as_items(raw_of(self._env, self._seen)).items()}
                 settings: dict[str, Any] = {}
                 if self._masked:
                     settings["action_masks"] = np.stack(self._env.env_method("action_masks"))
@@ -59,7 +63,7 @@ class DaggerCollector:
         space.state = before
 
 
-def _raw(env: VecEnv | None, seen: Any) -> Any:
+def raw_of(env: VecEnv | None, seen: Any) -> Any:
     """Return what the environment showed before ``VecNormalize``, given what it shows."""
     outside: list[VecTransposeImage] = []
     while env is not None and not isinstance(env, VecNormalize):

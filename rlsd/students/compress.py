@@ -19,7 +19,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeI
 from rlsd import environment_state
 from rlsd.actors import Actor, MaskedActorCritic, examined
 from rlsd.actors.on_policy import RecurrentActorCritic
-from rlsd.actors.random_search import search_around
 from rlsd.config import checked_integer, checked_number
 from rlsd.divergences import KL
 from rlsd.observations import as_items, with_context
@@ -27,7 +26,7 @@ from rlsd.rng import own_generator, private_numbers
 from rlsd.sources import ReplaySource
 from rlsd.states import Reservoir, StateStore
 from rlsd.students.collection import DaggerCollector, shaped
-from rlsd.students.imitation import imitate
+from rlsd.students.course import Course
 from rlsd.students.imitation_loss import Demonstrator, ImitationLoss
 from rlsd.wrapping import plain
 
@@ -102,24 +101,13 @@ def compress(
     place, reason = place_of(agent, env)
     student = new_student(agent, dict(policy_kwargs), seed, place, generator)
     comparison = ImitationLoss(Demonstrator(agent, actor), KL(), value_weight, generator)
-    arguments = (learning_rate, batch_size, generator)
-
     store, missing = states_of(agent, actor, states, seed)
-    if missing:
-        if place is None:
-            raise ValueError(
-                f"states must be gathered in the agent's environment, but {reason}: pass env=... or states"
-            )
-        walk, in_between = DaggerCollector(place, actor, store), steps // 2 // max(rounds - 1, 1)
-        walk.go(agent, -(-missing // rounds), generator)
-        for _ in range(rounds - 1):
-            imitate(student.policy, comparison, store, max(in_between, 1), *arguments)
-            search_around(student)
-            walk.go(student, -(-missing // rounds), generator)
-        place.reset()
-    imitate(student.policy, comparison, store, steps - (steps // 2 if missing and rounds > 1 else 0), *arguments)
-    search_around(student)
-    _learning(place, True)
+    if missing and place is None:
+        raise ValueError(f"states must be gathered in the agent's environment, but {reason}: pass env=... or states")
+    walk = DaggerCollector(place, actor, store) if missing and place is not None else None
+    course = Course(student, comparison, store, generator, steps, learning_rate, batch_size, rounds)
+    course.run(walk, agent, missing)
+    learning(place, True)
     return student
 
 
@@ -143,11 +131,12 @@ def place_of(agent: BaseAlgorithm, env: Any) -> tuple[VecEnv | None, str]:
             for key in ("obs_rms", "ret_rms", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs"):
                 setattr(normalized, key, copy.deepcopy(getattr(statistics, key)))
             place = normalized
-    _learning(place, False)
+    learning(place, False)
     return place, ""
 
 
-def _learning(place: VecEnv | None, on: bool) -> None:
+def learning(place: VecEnv | None, on: bool) -> None:
+    """Let the statistics of an environment move, or stand still."""
     for normalizer in _normalizers(place):
         normalizer.training = on
 
@@ -206,8 +195,13 @@ def new_student(
     return student
 
 
-def states_of(agent: Any, actor: Actor, states: Any, seed: int) -> tuple[StateStore, int]:
-    """Return the states to learn on, and how many must be gathered for that."""
+def states_of(
+    agent: Any, actor: Actor, states: Any, seed: int, beside: Mapping[str, np.ndarray] | None = None
+) -> tuple[StateStore, int]:
+    """Return the states to learn on, and how many must be gathered for that.
+
+    :param beside: what is stored with given states, by keys that begin with ``"@"``.
+    """
     distiller = getattr(agent, "distiller", None)
     stores = [member.states for member in (distiller.members.values() if distiller is not None else ())]
     store = max(stores, key=lambda store: store.at_hand, default=None)
@@ -228,7 +222,7 @@ def states_of(agent: Any, actor: Actor, states: Any, seed: int) -> tuple[StateSt
         # Who does the same while all is allowed does so under any mask.
         n = len(next(iter(given.values())))
         given = with_context(given, {"@mask": np.ones((n, actor.family.size), dtype=np.uint8)})
-    store.add(given)
+    store.add(with_context(given, beside) if beside else given)
     if store.count == 0:
         raise ValueError("states must hold finite observations, and of those given none is")
     return store, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -35,6 +36,7 @@ def imitate(
     learning_rate: float,
     batch_size: int,
     generator: np.random.Generator,
+    enough: Callable[[int], bool] | None = None,
 ) -> None:
     """Teach a policy what a tutor does and expects, with a learning rate that falls to 0, by Adam.
 
@@ -47,6 +49,7 @@ def imitate(
     :param learning_rate: of the first step.
     :param batch_size: states a step.
     :param generator: seeds what layers such as dropout draw.
+    :param enough: called with the number of steps after each; where it returns True, it was the last.
     """
     comparison.calibrate(store)
     parameters = trained_parameters(policy)
@@ -60,6 +63,8 @@ def imitate(
             optimizer.zero_grad()
             sum(term for term in terms if term is not None).backward()  # type: ignore[union-attr]
             optimizer.step()
+            if enough is not None and enough(step + 1):
+                break
     optimizer.zero_grad()
     policy.train(False)
     align_targets(policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ class Demonstrator:
         self._module = actor.module(agent.policy)
         self._modules = list(agent.policy.modules())
         self._normalization = Normalization.of(agent)
+
+    def look_at(self, store: StateStore) -> None:
+        """Look at the stored states, before it is asked about them."""
 
     def seen(self, states: Observations) -> Observations:
         """Return raw states as the student is to see them."""
@@ -108,6 +112,7 @@ class ImitationLoss:
     def calibrate(self, store: StateStore) -> None:
         """Take the scale of the values, and of a Q-learner's preferences, from held-out states."""
         slots, tutor = held_out(self._slots(store), SCALED_BY), self.tutor
+        tutor.look_at(store)
         targets = Pace().joined(lambda some: tutor.targets(store.pick(some)), slots)
         if self.family.needs_scale:
             self.family.calibrate(targets)
@@ -146,19 +151,25 @@ class ImitationLoss:
 
     def gap(self, policy: nn.Module, store: StateStore) -> float:
         """Return the mean ``KL(teacher || student)`` on held-out states, in nats."""
-        tutor, family = self.tutor, self.family
-        module = tutor.actor.module(policy)
+        scale = getattr(self.family, "tau", 1.0)  # in which a Q-learner's divergence is measured
+        return self._on_held_out(self.family.kl, policy, store) / scale
+
+    def agreement(self, policy: nn.Module, store: StateStore) -> float:
+        """Return the share of held-out states on which both would act alike."""
+        return self._on_held_out(self.family.agreement, policy, store)
+
+    def _on_held_out(self, measure: Callable[[Tensor, Tensor], Tensor], policy: nn.Module, store: StateStore) -> float:
+        tutor, module = self.tutor, self.tutor.actor.module(policy)
         slots = held_out(self._slots(store), MOST)
 
-        def apart(some: np.ndarray) -> Tensor:
+        def summed(some: np.ndarray) -> Tensor:
             raw = store.pick(some)
             student = tutor.actor.parameters(module, tutor.seen(raw))
-            return family.kl(tutor.targets(raw), student).sum()
+            return measure(tutor.targets(raw), student).sum()
 
         with torch.no_grad(), eval_mode(list(policy.modules())):
-            sums = Pace().in_chunks(apart, slots)
-        scale = getattr(family, "tau", 1.0)  # in which a Q-learner's divergence is measured
-        return float(torch.stack(sums).sum()) / len(slots) / scale
+            sums = Pace().in_chunks(summed, slots)
+        return float(torch.stack(sums).sum()) / len(slots)
 
     def _slots(self, store: StateStore) -> np.ndarray:
         if len(self._held) != store.count:

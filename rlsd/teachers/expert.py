@@ -79,14 +79,15 @@ class ExpertTeacher(Teacher):
     def targets(self, observations: Observations) -> Tensor:  # noqa: D102
         plain, context = split_context(observations)
         some: Tensor = next(iter(as_items(plain).values()))
-        rows = self._parameters(self._asked(seen_by(self.answer.observations, plain)).to(some.device), len(some))
+        rows = self._parameters(self._asked(observations).to(some.device), len(some))
         if "@mask" in context:
             rows = torch.where(context["@mask"] > 0.5, rows, FORBIDDEN)
         return self.actor.family.normalized(rows)
 
-    def _asked(self, seen: Observations) -> Tensor:
+    def _asked(self, states: Observations) -> Tensor:
         """Return the function's answer: a module is shown tensors, another function arrays."""
         function: Callable[[Any], Any] = self.answer.function
+        seen = seen_by(self.answer.observations, split_context(states)[0])
         if isinstance(function, nn.Module):
             with torch.no_grad():
                 return torch.as_tensor(function(seen))

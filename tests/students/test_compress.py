@@ -6,6 +6,7 @@ import importlib
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -167,7 +168,7 @@ def test_given_states_are_what_the_agent_is_shown_also_as_its_environment_gives_
     tensor = agent.policy.obs_to_tensor(given)[0]
     shown = {key: value.reshape(5, -1) for key, value in as_items(tensor).items()}
     module, stores = importlib.import_module("rlsd.students.compress"), []
-    monkeypatch.setattr(module, "imitate", lambda policy, comparison, store, *rest: stores.append(store))
+    monkeypatch.setattr(module, "Course", lambda student, comparison, store, *rest: stores.append(store) or Mock())
     turned: Any = {k: own_shape(v, own[k]) for k, v in given.items()} if kind == "dict" else own_shape(given, own)
     for states in (given, turned):
         compress(agent, {"net_arch": [2]}, states=states)
