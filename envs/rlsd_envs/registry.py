@@ -26,7 +26,7 @@ _PROVIDERS: dict[str, tuple[str, str | None]] = {
     "BabyAI-": ("minigrid", None),
 }
 #: How to install a package, where an extra of rlsd brings it.
-_INSTALL = dict.fromkeys(("ale_py", "minatar"), "'rlsd[envs]'")
+_INSTALL = dict.fromkeys(("ale_py", "minatar", "minigrid"), "'rlsd[envs]'")
 _LEGACY_ATARI = re.compile(r"\w+(NoFrameskip|Deterministic)-v\d+")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 
@@ -24,7 +27,8 @@ class SingleEnv:
 
     :param source: a Gymnasium specification, or a function that returns an environment
     :param env_kwargs: passed to it
-    :param wrappers: put around the monitored environment, the first one innermost
+    :param wrappers: put around the monitored environment, the first one innermost; without any, MiniGrid's
+        ``FlatObsWrapper`` around its environments
     :param action_seed: seed of this environment's action space
     :param monitor_file: episode returns and lengths are written to ``<monitor_file>.monitor.csv``
     """
@@ -41,7 +45,7 @@ class SingleEnv:
         if self.action_seed is not None:
             env.action_space.seed(self.action_seed)
         env = Monitor(env, filename=None if self.monitor_file is None else str(self.monitor_file))
-        for wrapper in self.wrappers:
+        for wrapper in self.wrappers or _usual(env):
             env = wrapper(env)
         return env
 
@@ -55,3 +59,14 @@ class SingleEnv:
             except TypeError:
                 pass
         return gym.make(self.source, **self.env_kwargs)
+
+
+def _usual(env: AnyEnv) -> tuple[Wrapper, ...]:
+    """Return what makes vectors of observations that SB3 does not take: MiniGrid's hold a text.
+
+    rl_zoo3 puts the same wrapper around its MiniGrid environments.
+    """
+    if isinstance(env.observation_space, spaces.Dict) and "mission" in env.observation_space.spaces:
+        with suppress(ImportError):
+            return (importlib.import_module("minigrid.wrappers").FlatObsWrapper,)
+    return ()

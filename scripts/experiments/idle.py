@@ -3,7 +3,7 @@
 python scripts/experiments/idle.py --results docs/results/idle.json
 
 A trial is idle when there was no alarm and every parameter and optimizer state is the same, bit for bit. What the file
-has already is not trained again. The Box2D environments need ``pip install 'rlsd[envs]'``.
+has already is not trained again. LunarLander, MiniGrid, MinAtar and HalfCheetah need ``pip install 'rlsd[envs]'``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,15 @@ TRIALS = (
     ("ppo", "Pendulum-v1", 1.0),
     ("ppo", "MountainCarContinuous-v0", 1.0),
     ("ppo", "LunarLander-v3", 1.0),
+    ("ppo", "MiniGrid-FourRooms-v0", 1.0),
+    ("ppo", "MinAtar/Breakout-v1", 1.0),
+    ("ppo", "HalfCheetah-v5", 1.0),
     ("dqn", "CartPole-v1", 0.5),
     ("sac", "Pendulum-v1", 0.1),
     ("td3", "Pendulum-v1", 0.1),
+    ("dqn", "LunarLander-v3", 0.5),
+    ("sac", "MountainCarContinuous-v0", 0.1),
+    ("td3", "MountainCarContinuous-v0", 0.1),
 )
 
 

@@ -36,7 +36,7 @@ def test_a_module_that_is_missing_is_named():
 
 def test_the_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "package 'minigrid', which is not installed: pip install minigrid." in unknown_message(
+    assert "package 'minigrid', which is not installed: pip install 'rlsd[envs]'." in unknown_message(
         "MiniGrid-Nowhere-v0", []
     )
 

@@ -1,5 +1,6 @@
 import cloudpickle
 import gymnasium as gym
+import pytest
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from toy_environments import Bonus, Counter
@@ -33,3 +34,12 @@ def test_another_process_needs_no_registry():
     env = cloudpickle.loads(sent)()
     assert env.spec.id == "Fleeting-v0"
     assert env.spec.max_episode_steps == 4
+
+
+def test_minigrids_observations_are_vectors_as_in_rl_zoo3_unless_the_user_wraps_them():
+    wrappers = pytest.importorskip("minigrid.wrappers", reason="pip install 'rlsd[envs]' brings minigrid")
+    spec = gym.spec("MiniGrid-Empty-5x5-v0")
+    env = SingleEnv(spec)()
+    assert isinstance(env, wrappers.FlatObsWrapper) and len(env.observation_space.shape) == 1
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+    assert SingleEnv(spec, wrappers=[wrappers.ImgObsWrapper])().observation_space.shape == (7, 7, 3)
