@@ -14,6 +14,7 @@ from rlsd_envs.factory import make_vec_env
 from rlsd_envs.flipped import Flipped
 from rlsd_envs.grids import GridCnn
 from rlsd_envs.privileged import Privileged, StudentExtractor
+from rlsd_envs.sequences import Offsets, TaskSequence
 
 __all__ = [
     "BACKENDS",
@@ -23,8 +24,10 @@ __all__ = [
     "Flipped",
     "GridCnn",
     "InvalidAction",
+    "Offsets",
     "Privileged",
     "StudentExtractor",
+    "TaskSequence",
     "UnknownEnvironment",
     "UnsupportedByBackend",
     "VectorEnvAdapter",

@@ -7,7 +7,7 @@ from typing import Any
 from gymnasium.envs import registration
 
 _FLIPPED = "rlsd_envs.flipped:make_flipped"
-#: By id. All take ``flipped`` and what their environment takes; ``Flip-v1`` takes the ``env_id`` of any other task.
+#: By id. Those that flip take ``flipped`` and what their environment takes.
 TASKS: dict[str, dict[str, Any]] = {
     "rlsd_envs/CartPoleFlip-v1": {
         "entry_point": _FLIPPED,
@@ -16,6 +16,8 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "rlsd_envs/PendulumFlip-v1": {"entry_point": _FLIPPED, "kwargs": {"env_id": "Pendulum-v1"}},
     "rlsd_envs/Flip-v1": {"entry_point": _FLIPPED},
+    "rlsd_envs/Sequence-v1": {"entry_point": "rlsd_envs.sequences:TaskSequence"},
+    "rlsd_envs/Offsets-v1": {"entry_point": "rlsd_envs.sequences:make_offsets", "kwargs": {"env_id": "CartPole-v1"}},
 }
 
 
