@@ -30,7 +30,7 @@ LAYERS = (
     | {"rlsd.episodes", "rlsd.collecting"},
     {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics"}
     | {"rlsd.distillers", "rlsd.weight_average", "rlsd.plain_copy", "rlsd.algorithms"},
-    {"rlsd.io.checkpoint"},
+    {"rlsd.io.checkpoint", "rlsd.io.sharing"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
     | {"rlsd.averaging", "rlsd.environment_state", "rlsd.io.weights"},
     {"rlsd.speed", "rlsd.students"},
@@ -183,7 +183,7 @@ def test_the_library_imports_no_particular_environment():
 
 
 def test_the_command_line_imports_only_what_is_declared():
-    extras = ("contrib", "export", "plots", "video", "tune", "ray")
+    extras = ("contrib", "export", "plots", "video", "tune", "ray", "hub", "track")
     line = {name: path for name, path in LIBRARY.items() if name.startswith("rlsd.cli")}
     foreign = foreign_imports(line, declared(*extras), own={"rlsd", "rlsd_envs"})
     assert not foreign, f"not in the dependencies of pyproject.toml: {foreign}"

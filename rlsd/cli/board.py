@@ -90,7 +90,7 @@ def furnish(logger: Logger, plan: Plan) -> None:
         texts["settings/hyperparameters"] = dict(plan.hyperparams.values)
         for tag, data in texts.items():
             output.writer.add_text(tag, _code(yaml.safe_dump(data, sort_keys=False)), 0)
-        output.write({"hparams": HParam(_hyperparameters(plan), dict.fromkeys(_METRICS, 0.0))}, {"hparams": ()}, 0)
+        output.write({"hparams": HParam(hyperparameters(plan), dict.fromkeys(_METRICS, 0.0))}, {"hparams": ()}, 0)
 
 
 def finish(logger: Logger, returns: Mapping[str, float], steps: int) -> None:
@@ -146,8 +146,8 @@ def _code(text: str) -> str:
     return "".join(f"    {line}\n" for line in text.splitlines())
 
 
-def _hyperparameters(plan: Plan) -> dict[str, bool | str | float | None]:
-    """Return what decides the run, flat and plain, as HParams takes it."""
+def hyperparameters(plan: Plan) -> dict[str, bool | str | float | None]:
+    """Return what decides the run, flat and plain, as HParams and trackers take it."""
     # TensorBoard sorts by name, and shows the first few.
     settings: dict[str, Any] = {"a run of": f"{plan.recipe}, seed {plan.seed}"}
     settings |= {"algo": plan.options.algo, "env": plan.env_id, "recipe": plan.recipe, "seed": plan.seed}

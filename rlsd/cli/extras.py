@@ -12,8 +12,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "envs": ("Box2D", "mujoco", "ale_py", "minatar"),
     "fast": ("envpool", "ale_py"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
+    "hub": ("huggingface_hub",),
     "plots": ("matplotlib",),
     "ray": ("ray",),
+    "track": ("wandb", "mlflow"),
     "tune": ("optuna",),
     "video": ("imageio", "imageio_ffmpeg", "pygame"),
 }

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 from stable_baselines3.common.utils import safe_mean
 
-from rlsd import Frozen
+from rlsd import Expert, Frozen
 from rlsd.cli.policy_picture import draw, means_and_stds, probabilities
 from rlsd.injection import eval_mode
 from rlsd.observations import Normalization, Observations, as_items
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: The groups of the cards, by their order in the alphabet: before "distill" and "eval", and after them.
 GLANCE, PROBE = "at a glance", "probe states"
 #: Points of each curve in a run, and the fewest steps between two; the same of histograms and pictures.
-POINTS, POINT_STEPS = 100, 1_000
+POINTS, POINT_STEPS = 50, 2_000
 PICTURES, PICTURE_STEPS = 10, 10_000
 #: Bars of a histogram.
 _BINS = 30
@@ -98,7 +98,11 @@ class Glance(BaseCallback):
         for name, distiller, probe in self._members():
             if taken := distiller.teacher.version != probe.version:
                 probe.version, probe.earned = distiller.teacher.version, None
-            if probe.earned is None and distiller.teacher.ready and not isinstance(distiller.config.teacher, Frozen):
+            if (
+                probe.earned is None
+                and distiller.teacher.ready
+                and not isinstance(distiller.config.teacher, Expert | Frozen)
+            ):
                 probe.earned = self._return()
             if due_picture and (taken or overdue):
                 drawn = self._picture(name, distiller, probe) or drawn

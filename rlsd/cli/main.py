@@ -39,6 +39,8 @@ COMMANDS = {
     "evaluate": Command("rlsd.cli.evaluate", "measure a saved agent, also against another one"),
     "plot": Command("rlsd.cli.plot", "draw learning curves of runs"),
     "export": Command("rlsd.cli.export", "write a saved agent as ONNX, or its weights as safetensors"),
+    "push": Command("rlsd.cli.push", "push a run's agent to the Hugging Face Hub"),
+    "pull": Command("rlsd.cli.pull", "fetch an agent from the Hub, pushed by rlsd or rl_zoo3"),
     "tune": Command("rlsd.cli.tune", "search for better hyperparameters, with Optuna"),
     "compare": Command("rlsd.cli.compare", "train variants on many seeds and compare them"),
     "doctor": Command("rlsd.cli.doctor", "tell what is installed here, and how fast this machine is"),

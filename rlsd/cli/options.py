@@ -69,6 +69,10 @@ class TrainOptions:
     """Runs go to FOLDER/ALGO/ENV_NUMBER/."""
     tensorboard_log: Annotated[MaybeText, tyro.conf.arg(aliases=["-tb"], metavar="FOLDER")] = None
     """Where TensorBoard's files go; where left out, into the run's own folder."""
+    track: Annotated[MaybeText, tyro.conf.arg(metavar="TRACKER")] = None
+    """Track the run in wandb (Weights & Biases) or mlflow; needs rlsd[track]."""
+    track_project: str = "rlsd"
+    """Project of the tracker; MLflow calls it an experiment."""
     # Looked up when asked: who captures the output exchanges it.
     progress: Annotated[bool, tyro.conf.arg(aliases=["-P"])] = field(default_factory=lambda: sys.stderr.isatty())
     """Show a progress bar; by default where stderr is a terminal."""

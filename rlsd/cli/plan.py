@@ -14,6 +14,7 @@ from rlsd.cli.errors import UserError, blame_input, choices, one_line
 from rlsd.cli.options import TrainOptions
 from rlsd.cli.probe import check_backend, load_module, spaces_of
 from rlsd.cli.runfolder import RunFolder, check_writable
+from rlsd.cli.tracking import check as check_tracker
 from rlsd.cli.tuned import Hyperparams
 from rlsd.cli.values import parse_pairs
 from rlsd.cli.workers import all_envs, check_workers, workers_of
@@ -143,6 +144,7 @@ def plan_new(options: TrainOptions) -> Plan:
     :raises UserError: for the first thing that is wrong, in one line.
     """
     algorithm = algorithm_class(options.algo)
+    check_tracker(options.track)
     check_backend(options.vec_env)
     check_workers(options)
     workers_of(options)
@@ -169,6 +171,7 @@ def plan_resumed(options: TrainOptions, folder: RunFolder) -> Plan:
     from rlsd.several import config_from
 
     algorithm = algorithm_class(options.algo)
+    check_tracker(options.track)
     env_id = options.env or ""
     env_kwargs = parse_pairs("--env-kwargs", options.env_kwargs)
     stored = check(folder.read_yaml("config.yml"), algorithm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian, QValues
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
     from torch import Tensor
 
 #: Pixels of the picture, of its head, and between its frames.
@@ -121,6 +123,11 @@ def _axes(canvas: ImageDraw, frame: Frame, ends: tuple[str, str]) -> None:
 def _text(
     canvas: ImageDraw, place: tuple[float, float], text: str, fill: Any, size: int = 12, anchor: str | None = None
 ) -> None:
+    canvas.text(place, text, fill=fill, font=_font(size), anchor=anchor)
+
+
+@cache
+def _font(size: int) -> ImageFont | FreeTypeFont:
     from PIL import ImageFont
 
-    canvas.text(place, text, fill=fill, font=ImageFont.load_default(size), anchor=anchor)
+    return ImageFont.load_default(size)  # decodes a file: a picture has many words

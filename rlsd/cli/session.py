@@ -24,6 +24,7 @@ from rlsd.cli.interrupt import stop_on_signals
 from rlsd.cli.plan import Plan
 from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.scalars import ForgetLostSteps, new_logger
+from rlsd.cli.tracking import Tracker
 from rlsd.io.resume import notes_of
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Session:
 
     def __post_init__(self) -> None:
         self.first_step = self.agent.num_timesteps if self.resumed else 0
+        options = self.plan.options
+        self._tracker = None if options.track is None else Tracker(options.track, options.track_project)
         self._average = rlsd.average(self.agent) if self.plan.options.average else None
 
     @property
@@ -133,6 +136,8 @@ class Session:
             OSError, AttributeError
         ):  # what cannot be written any more has been told; there may be no log yet
             self.agent.logger.close()
+        if self._tracker is not None:
+            self._tracker.finish(self.end in (End.DONE, End.UNEVALUATED))
 
     def _train(self, checkpoints: rlsd.Checkpoints) -> None:
         """Train, to the end or until ``checkpoints`` raises :class:`rlsd.Stopped`."""
@@ -140,7 +145,11 @@ class Session:
         saving.say_size(self.plan, self.agent, self.folder.root)
         anew = not self.resumed
         name = board.run_name(self.plan, self.agent.tensorboard_log, anew)
+        if self._tracker is not None:
+            self._tracker.start(board.hyperparameters(self.plan), self.folder, name, anew)
         self.agent.set_logger(new_logger(self.agent, name, anew))
+        if self._tracker is not None:
+            self._tracker.attach(self.agent.logger)
         if anew:
             board.furnish(self.agent.logger, self.plan)
         self._started = time.perf_counter()

@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 #: What a run may change when it is resumed. The rest would make it another run.
 CHANGEABLE = {
     *("n_timesteps", "eval_freq", "n_eval_envs", "save_freq", "tensorboard_log", "progress", "verbose"),
-    *("workers", "envs_per_worker", "ray"),
+    *("workers", "envs_per_worker", "ray", "track", "track_project"),
     *("resume", "device", "rollout_device", "speed", "num_threads", "debug", "log_folder"),
 }
 
