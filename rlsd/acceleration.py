@@ -60,7 +60,7 @@ def register(maker: Maker) -> None:
 
 
 def accelerator_for(speed: str | SpeedLike | None, rollout_device: str | torch.device | None) -> Acceleration | None:
-    """Return what these arguments of the doors mean, None for plain SB3's training.
+    """Return the acceleration that the arguments of the doors ask for, None for plain SB3's training.
 
     :raises ValueError: when one is wrong.
     """

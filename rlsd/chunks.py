@@ -54,14 +54,14 @@ class Pace:
         self.at_once = None if at_once is None else min(max(int(at_once), 1), LARGEST)
 
     def measure(self, work: Callable[[], T], count: int) -> T:
-        """Return what some work does with so many states, and take the measure by it."""
+        """Return the result of some work on so many states, and measure it."""
         with _Made() as made:
             result = work()
         self.load(made.room * count // max(made.nbytes, 1))
         return result
 
     def in_chunks(self, work: Callable[[np.ndarray], T], rows: np.ndarray) -> list[T]:
-        """Return what some work does with many states, as many at a time as there is room for.
+        """Return the result of some work on many states, as many at a time as there is room for.
 
         :param work: takes the numbers of some of the states.
         :param rows: the numbers of all.

@@ -6,7 +6,7 @@ Every published way of distilling a policy into itself answers the same five que
 =============  ==================================================
 question       asks
 =============  ==================================================
-``teacher``    who teaches?
+``teacher``    which teacher?
 ``states``     on which states?
 ``divergence`` by what measure of difference?
 ``strength``   how strongly?
@@ -339,7 +339,7 @@ class DistillConfig:
 
 
 def yaml_data(text: str) -> Any:
-    """Return what the YAML text of a distillation config holds.
+    """Parse the YAML text of a distillation config.
 
     :raises ValueError: when it is no YAML.
     """

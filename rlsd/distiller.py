@@ -44,7 +44,7 @@ _STATES = ("replay/", "teacher/recent/", "lesson/rollouts/")
 
 
 class Distiller:
-    """The self-distillation of one agent: its teacher, its states, its strength and its figures.
+    """The self-distillation of one agent: its teacher, its states, its strength and its metrics.
 
     :param config: the five answers.
     :param agent: the agent to distil. It is looked at, not kept: every method is handed the agent again. Its policy is
@@ -123,8 +123,8 @@ class Distiller:
         #: loss is ``beta * D``, a scalar, of ARS's candidates ``(candidates,)``; the gradient is what is injected, by
         #: parameter and clipped, and empty for TRPO's actor and ARS, whose updates the loss itself enters.
         self.on_penalty: list[PenaltyObserver] = self.penalty.observers
-        #: The figures of the latest line of the log, by their TensorBoard keys.
-        self.figures: dict[str, float] = {}
+        #: The metrics of the latest line of the log, by their TensorBoard keys.
+        self.logged: dict[str, float] = {}
         self._age: int | None = None  # of the teacher, at the latest update
         self._told = 0  # changes of the task that callbacks were told of
         #: What runs beside the agent's own updates, None when nothing does.
@@ -158,8 +158,13 @@ class Distiller:
         """Itself, by the name of its teacher: as those of :class:`Distillers`, where there are several."""
         return {self.config.teacher.name: self}
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Another name of :attr:`logged`."""
+        return self.logged
+
     def begin(self, agent: BaseAlgorithm) -> None:
-        """Let the teacher look at an agent whose distillation begins, and is not taken up from a file."""
+        """Let the teacher look at an agent whose distillation begins, and is not loaded from a file."""
         self.teacher.begin(agent)
 
     def restart(self, agent: BaseAlgorithm) -> None:
@@ -194,10 +199,10 @@ class Distiller:
         wanted = (self.source.recorder(agent), self.ended.recorder(agent))
         return [recorder for recorder in wanted if recorder is not None]
 
-    def look(self, agent: BaseAlgorithm) -> None:
+    def sync(self, agent: BaseAlgorithm) -> None:
         """Bring the steps and episodes up to date; before each update, and before SB3 forgets them."""
         self.clock.steps(agent)
-        self.ended.look(agent)
+        self.ended.sync(agent)
 
     @contextmanager
     def armed(self, agent: BaseAlgorithm) -> Iterator[None]:
@@ -230,7 +235,7 @@ class Distiller:
     def _begin(self, agent: BaseAlgorithm) -> bool:
         """Bring states, teacher and strength up to date, and tell whether the coming update is to be penalised."""
         with self.metrics.timed():
-            self.look(agent)
+            self.sync(agent)
             refreshed = self.cache.refresh(agent, self._collect(agent))
             self._age = self.teacher.age(agent)
             beta = self.coefficient.update(agent, refreshed)
@@ -248,7 +253,7 @@ class Distiller:
 
     def _collect(self, agent: BaseAlgorithm) -> np.ndarray:
         """Let everybody have the states that the agent met, and return the slots that hold a new one."""
-        slots = [self.cache.look(agent)] if self.stores else [np.arange(0)]
+        slots = [self.cache.sync(agent)] if self.stores else [np.arange(0)]
         slots, self._renewed = slots + self._renewed, []
         for new in self.source.new(agent):
             for observer in self.observers:
@@ -259,10 +264,10 @@ class Distiller:
                     other._renewed.append(other.cache.renew(slots[-1]))
         return np.concatenate(slots)
 
-    def present_figures(self) -> dict[str, float]:
-        """Return the figures since the last line of the log, by their TensorBoard keys (see docs/metrics.md)."""
-        figures = {f"distill/{key}": value for key, value in self.metrics.means().items()}
-        return figures | {
+    def present_metrics(self) -> dict[str, float]:
+        """Return the metrics since the last line of the log, by their TensorBoard keys (see docs/metrics.md)."""
+        metrics = {f"distill/{key}": value for key, value in self.metrics.means().items()}
+        return metrics | {
             "distill/coef": self.coefficient.value,
             "distill/teacher_age": float(self._age or 0),
             "distill/snapshots": float(self.teacher.version),
@@ -273,18 +278,20 @@ class Distiller:
             **{f"distill/{key}": value for key, value in (self.auxiliary.metrics() if self.auxiliary else {}).items()},
         }
 
+    present_figures = present_metrics  # its former name
+
     def log(self, agent: BaseAlgorithm) -> None:
-        """Hand the figures to SB3's logger, which is about to write a line, and begin new ones."""
+        """Hand the metrics to SB3's logger, which is about to write a line, and begin new ones."""
         for key, value in self.line().items():
             agent.logger.record(key, value)
 
     def line(self) -> dict[str, float]:
-        """Return the figures for a line of the log, and begin new ones; none before the first update."""
+        """Return the metrics for a line of the log, and begin new ones; none before the first update."""
         if self.coefficient.strength.off or self._age is None:
             return {}
-        self.figures = self.present_figures()
+        self.logged = self.present_metrics()
         self.metrics.restart()
-        return self.figures
+        return self.logged
 
     def __repr__(self) -> str:
         return f"{self._said()}\n{self.config!r}"
@@ -357,10 +364,10 @@ class Distiller:
         else:  # saved when everyone counted for himself, all by SB3's count and its latest episodes
             seen = state["teacher"]["seen"]
             self.clock.load(agent, {"total": seen, "seen": seen})
-            self.ended.look(agent)
+            self.ended.sync(agent)
 
     def _check_states(self, agent: BaseAlgorithm) -> None:
-        """Raise when the states taken up are none of this agent's."""
+        """Raise when the loaded states are none of this agent's."""
         expected = as_items(get_obs_shape(agent.observation_space))
         stored = self.states.examples()
         found = {key: tuple(stored[key].shape[1:]) for key in expected.keys() & stored.keys()}
@@ -370,7 +377,7 @@ class Distiller:
 
 
 def _wants(divergence: Divergence, strength: Strength) -> TargetSpec:
-    """Return what the other answers need of the teacher besides its action distribution."""
+    """Return the targets that the other answers need besides the teacher's action distributions."""
     return TargetSpec(
         value=divergence.value_weight > 0.0 or any(gate.wants_value for gate in strength.gates),
         spread=any(gate.wants_spread for gate in strength.gates),

@@ -36,8 +36,8 @@ class Distillers:
         self.clock, self.ended = StepCounter(), Episodes()
         #: In how many updates any of them pulled.
         self.activity = Activity()
-        #: The figures of the latest line of the log, by their TensorBoard keys.
-        self.figures: dict[str, float] = {}
+        #: The metrics of the latest line of the log, by their TensorBoard keys.
+        self.logged: dict[str, float] = {}
         #: Each distillation by its name.
         self.members: dict[str, Distiller] = {}
         for name, answers in config.members.items():
@@ -51,6 +51,11 @@ class Distillers:
 
     def _repr_html_(self) -> str:
         return "".join(f"<h4>{name}</h4>{member._repr_html_()}" for name, member in self.members.items())
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Another name of :attr:`logged`."""
+        return self.logged
 
     @property
     def _all(self) -> list[Distiller]:
@@ -85,10 +90,10 @@ class Distillers:
         wanted = [*(member.source.recorder(agent) for member in self._all), self.ended.recorder(agent)]
         return [recorder for recorder in wanted if recorder is not None]
 
-    def look(self, agent: BaseAlgorithm) -> None:
+    def sync(self, agent: BaseAlgorithm) -> None:
         """Bring the steps and episodes up to date."""
         self.clock.steps(agent)
-        self.ended.look(agent)
+        self.ended.sync(agent)
 
     @contextmanager
     def armed(self, agent: BaseAlgorithm) -> Iterator[None]:
@@ -110,14 +115,14 @@ class Distillers:
         return [event for member in self._all for event in member.untold()]
 
     def log(self, agent: BaseAlgorithm) -> None:
-        """Hand the figures to SB3's logger, those of ``guard`` as ``distill/guard/...``, and begin new ones."""
+        """Hand the metrics to SB3's logger, those of ``guard`` as ``distill/guard/...``, and begin new ones."""
         found: dict[str, float] = {}
         for name, member in self.members.items():
             for key, value in member.line().items():
                 shared = key == "time/distill_fraction"
                 named = key if shared else key.replace("distill/", f"distill/{name}/", 1)
                 found[named] = found.get(named, 0.0) + value
-        self.figures = found or self.figures
+        self.logged = found or self.logged
         for key, value in found.items():
             agent.logger.record(key, value)
 

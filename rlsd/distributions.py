@@ -54,7 +54,7 @@ class Family(ABC):
 
     @abstractmethod
     def values(self, p: Tensor) -> Tensor:
-        """Return what a mean squared error compares: probabilities, means, actions or Q-values, ``(batch, n)``."""
+        """Return the regression targets: probabilities, means, actions or Q-values, ``(batch, n)``."""
 
     @abstractmethod
     def mixture(self, members: Tensor, weights: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class Family(ABC):
         """Take the scale of a teacher's answers ``p``, for families whose parameters have no scale of their own."""
 
     def state(self) -> dict[str, float]:
-        """Return what :meth:`calibrate` set, as plain data."""
+        """Return the state that :meth:`calibrate` set, as plain data."""
         return {}
 
     def load(self, state: Mapping[str, float]) -> None:  # noqa: B027 - and nothing to remember

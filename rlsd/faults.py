@@ -35,18 +35,18 @@ def _nonfinite(policy: nn.Module) -> str | None:
 
 
 def in_zip(agent: Any) -> str | None:
-    """Return what of all that goes into an agent's zip is not finite, None when all is."""
+    """Name the first part of an agent's zip that is not finite, None when all is."""
     name = nonfinite_parameter(agent)
     return f"parameter {name!r}" if name is not None else next(_broken_in_zip(agent), None)
 
 
 def in_best(agent: Any) -> str | None:
-    """Return what of an agent and its running statistics is not finite: all that the best agent is saved with."""
+    """Name the first part of an agent and its running statistics that is not finite, None when all is."""
     return in_zip(agent) or next(_broken_in_statistics(agent), None)
 
 
 def in_checkpoint(agent: Any) -> str | None:
-    """Return what of all that goes into a checkpoint is not finite, None when all is."""
+    """Name the first part of a checkpoint that is not finite, None when all is."""
     return in_best(agent) or next(_broken_in_memories(agent), None)
 
 

@@ -23,7 +23,7 @@ from rlsd.returns import Episodes
 
 
 class GateInput(NamedTuple):
-    """What a gate that decides state by state may look at; nothing of it asks for a gradient.
+    """The input of a gate that decides state by state; nothing of it asks for a gradient.
 
     :param family: of the action distributions.
     :param teacher: the teacher's parameters, ``(batch, family.size)``.

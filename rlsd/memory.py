@@ -94,7 +94,7 @@ def readable(n: int) -> str:
 
 
 def _free_host_memory() -> int | None:
-    """Return what the machine, or the container around us, can still give."""
+    """Return the free memory of the machine, or of the container around us."""
     found = [free for free in (_machine(), _container()) if free is not None]
     return min(found) if found else None
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a distillation. Every figure is explained in docs/metrics.md."""
+"""What TensorBoard shows of a distillation. Every metric is explained in docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Metrics:
         self._since = time.perf_counter()
 
     def add(self, key: str, value: Tensor) -> None:
-        """Add a scalar tensor to a figure's mean, without waiting for it."""
+        """Add a scalar tensor to the mean of a metric, without waiting for it."""
         value = value.detach()
         self._sums[key] = self._sums[key] + value if key in self._sums else value
         self._counts[key] = self._counts.get(key, 0) + 1

@@ -19,7 +19,7 @@ def optimizers_of(policy: Any) -> dict[str, Optimizer]:
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    """Return what an optimizer trains, in its own order."""
+    """Return the parameters of an optimizer, in its own order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

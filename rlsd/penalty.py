@@ -54,7 +54,7 @@ class Update:
 
 
 class Student(NamedTuple):
-    """What the live policy makes of the states of a minibatch.
+    """The live policy's distributions and values on the states of a minibatch.
 
     :param parameters: of its action distributions, ``(batch, family.size)``.
     :param values: of the states, ``(batch,)``, where they count.
@@ -216,7 +216,7 @@ class Penalty:
         return self.update
 
     def student(self, update: Update, batch: Batch, piece: slice = slice(None)) -> Student:
-        """Return what the live policy makes of some of the states."""
+        """Return the live policy's distributions and values on some of the states."""
         seen = batch.states
         if piece != slice(None):
             seen = from_items({key: tensor[piece] for key, tensor in as_items(seen).items()})

@@ -59,7 +59,7 @@ def cut(text: str) -> str:
 
 
 def read_yaml(text: str) -> Any:
-    """Return what a YAML text holds. Runs no code from it.
+    """Parse a YAML text. Runs no code from it.
 
     :raises ValueError: when it is no YAML, deeper than :data:`DEPTH` or of more than :data:`VALUES` values, or refers
         to itself.
@@ -101,7 +101,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_json(text: str | bytes) -> Any:
-    """Return what a JSON text holds.
+    """Parse a JSON text.
 
     :raises ValueError: when it is no JSON, deeper than :data:`DEPTH`, or of millions of values.
     """

@@ -55,7 +55,7 @@ class RawObservations(BaseCallback):
         return {key: np.array(value) for key, value in as_items(observations).items()}
 
     def take(self) -> dict[str, np.ndarray] | None:
-        """Return what was recorded, ``(steps * n_envs, *shape)`` by key, and forget it; None when nothing was."""
+        """Return the recorded observations, ``(steps * n_envs, *shape)`` by key, and forget them; None for none."""
         steps, self._steps = self._steps, []
         if not steps:
             return None

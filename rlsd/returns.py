@@ -43,7 +43,7 @@ class Episodes:
     def __init__(self) -> None:
         #: How many have ended.
         self.count = 0
-        self._returns: list[float] = []  # the latest: 20 at least, and all that ended since the look before the last
+        self._returns: list[float] = []  # the latest: 20 at least, and all that ended before the latest sync but one
         self._latest: Any = None  # of those that SB3 told of: its own dict, known again by its identity
         self._asked = False
         # Of the running episodes, by environment: rewards so far, and whether these are all that there were.
@@ -51,7 +51,7 @@ class Episodes:
         self._whole = np.zeros(0, dtype=bool)
         self._at = -1  # the agent's step when a reward was last added
 
-    def look(self, agent: BaseAlgorithm) -> None:
+    def sync(self, agent: BaseAlgorithm) -> None:
         """Record the episodes that ended, as far as SB3 still has them."""
         if self._asked and _keeps_too_few(agent):
             return  # the recorder sees each
@@ -73,7 +73,7 @@ class Episodes:
 
         Of as many as SB3 keeps, where its ``stats_window_size`` is less, but 5 or more.
         """
-        self.look(agent)
+        self.sync(agent)
         self._asked = True
         kept = agent._stats_window_size
         n = min(EPISODES, kept) if kept >= FEWEST else EPISODES
@@ -81,7 +81,7 @@ class Episodes:
 
     def since(self, agent: BaseAlgorithm, before: int) -> list[float]:
         """Return the returns of those that ended after the first ``before``, in order, as far as they are known."""
-        self.look(agent)
+        self.sync(agent)
         self._asked = True
         n = self.count - before
         return self._returns[-n:] if n else []

@@ -1,4 +1,4 @@
-"""Minibatches of stored states with what the teacher would do there.
+"""Minibatches of stored states with the teacher's targets.
 
 A teacher's target is computed once per stored state and teacher, and only for states that are drawn: before an update
 the coming minibatches are drawn ahead, and a few large forward passes fill in the targets they lack. So a gradient step
@@ -26,7 +26,7 @@ from rlsd.teachers import Teacher
 
 
 class Batch(NamedTuple):
-    """One minibatch: raw states, and what the teacher would do there.
+    """One minibatch: raw states and the teacher's targets.
 
     :param states: raw.
     :param targets: the teacher's parameters, ``(batch, family.size)``.
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     hold: Tensor | None = None
 
     def for_gates(self, family: Family, student: Tensor, values: Tensor | None) -> GateInput:
-        """Return what gates that decide state by state may look at.
+        """Return the input of gates that decide state by state.
 
         :param student: the student's parameters, ``(batch, family.size)``.
         :param values: its values of the states, where they count.
@@ -91,9 +91,9 @@ class TargetCache:
             self._targets = zeros(shape, torch.float32, self.store.device)
         return self._targets
 
-    def look(self, agent: BaseAlgorithm) -> np.ndarray:
-        """Let the store look at the agent's buffers, and return the slots that hold another state now."""
-        changed = self.store.look(agent)
+    def sync(self, agent: BaseAlgorithm) -> np.ndarray:
+        """Bring the store up to date with the agent's buffers, and return the slots that hold another state now."""
+        changed = self.store.sync(agent)
         if len(self.versions) != self.store.capacity:
             self._allocate()  # a replay buffer of another size was loaded: all targets are asked for anew
         self.versions[changed] = 0
@@ -144,7 +144,7 @@ class TargetCache:
         self.versions[slots] = teacher.version
 
     def sample_targets(self, most: int = 256) -> Tensor:
-        """Return what the teacher would do on some stored states, spread evenly: no random number is drawn."""
+        """Return the teacher's distributions on some stored states, spread evenly: no random number is drawn."""
         held = self.store.slots()
         slots = held[np.unique(np.linspace(0, len(held) - 1, min(len(held), most)).astype(np.int64))]
         return self._asking.joined(lambda some: self.teacher.targets(self.store.pick(some)), slots)

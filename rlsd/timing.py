@@ -69,7 +69,7 @@ class AuxiliaryTraining(ABC):
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Return what TensorBoard is to show of it."""
+        """Return its metrics by name."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:

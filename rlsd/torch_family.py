@@ -143,7 +143,7 @@ def flattened(distributions: Sequence[Distribution]) -> Tensor:
 
 
 def _by_state(numbers: Tensor, p: Tensor) -> Tensor:
-    """Return what was computed from parameters ``p``, with all of a state's numbers in the last axis."""
+    """Return a result computed from parameters ``p``, with all of a state's numbers in the last axis."""
     return numbers.reshape(*p.shape[:-1], -1)
 
 

@@ -44,7 +44,7 @@ def SelfDistilled(base: type[BaseAlgorithm]) -> type[Any]:  # noqa: N802 - it st
     ``distill`` is a :class:`DistillConfig`, a recipe's name, ``True`` (the default) for the default recipe, a list of
     such for several at once, or ``None`` for an agent that trains exactly as its base does, bit for bit;
     ``strength=0.3`` and the like change it, as for :func:`recipe`. ``agent.distiller`` then shows teacher, states and
-    figures; of several ``agent.distiller.members`` has each by its name. ``speed`` and ``rollout_device`` are those of
+    metrics; of several ``agent.distiller.members`` has each by its name. ``speed`` and ``rollout_device`` are those of
     :func:`rlsd.accelerate`, and are not saved; by default what changes no bit is on. ``workers`` collect the rollouts:
     see :class:`rlsd.RayWorkers`.
 
@@ -177,7 +177,7 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
         def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
             distiller, seen = self.distiller, self._last_obs
             if distiller is not None:
-                distiller.look(self)
+                distiller.sync(self)
             settings = super()._setup_learn(*args, **kwargs)
             if distiller is not None:
                 distiller.clock.rebase(self)
@@ -242,13 +242,13 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
             """Save as SB3 does, with the distillation's state beside, atomically."""
             _keep_up(self)
             if self.distiller is not None:
-                self.distiller.look(self)
+                self.distiller.sync(self)
             plain_save = super().save
             checkpoint.save(self, path, self.distiller, lambda target: plain_save(target, exclude, include))
 
         @classmethod
         def load(cls, path: Any, env: Any = None, device: Any = "auto", *args: Any, **kwargs: Any) -> Any:
-            """Load as SB3 does, then take up the distillation where the file left it.
+            """Load as SB3 does, with the state of the distillation.
 
             :param distill: replaces the answers in the file; teacher and states then start over.
             :param speed: and ``rollout_device``, as for building an agent.

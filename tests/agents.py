@@ -281,7 +281,7 @@ class Record(KVWriter):
 
 
 def logged(agent: BaseAlgorithm) -> list[dict[str, Any]]:
-    """What the agent's logger wrote, but for clock readings and the distillation's own figures."""
+    """What the agent's logger wrote, but for clock readings and the distillation's own metrics."""
     (record,) = agent.logger.output_formats
     assert isinstance(record, Record)
     return [

@@ -203,7 +203,7 @@ class Handing(Source):
 
 def collect(keeper: Any, agent: Any, source: Source) -> np.ndarray:
     """Let a store or a target cache have an agent's new states; return the slots that hold one."""
-    slots = [keeper.look(agent)]
+    slots = [keeper.sync(agent)]
     for new in source.new(agent):
         slots.append(keeper.add(new) if isinstance(keeper, TargetCache) else keeper.add(*new))
     return np.concatenate(slots)

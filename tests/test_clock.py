@@ -139,7 +139,7 @@ def test_patience_and_the_reach_of_an_average_count_through_short_calls() -> Non
 
 def test_the_age_that_is_logged_is_never_below_zero_and_grows_through_short_calls() -> None:
     agent = distilled(distill=config(teacher=rlsd.Snapshot(every=5 * ROLLOUT)))
-    ages = [agent.learn(ROLLOUT).distiller.present_figures()["distill/teacher_age"] for _ in range(12)]
+    ages = [agent.learn(ROLLOUT).distiller.present_metrics()["distill/teacher_age"] for _ in range(12)]
     assert ages == [ROLLOUT * age for age in (1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, 2)]
 
 

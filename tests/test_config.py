@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rlsd
@@ -133,6 +133,7 @@ def test_a_config_survives_json(config):
     assert DistillConfig.from_json(config.to_json().encode()) == config
 
 
+@settings(max_examples=10)  # YAML is read slowly
 @given(configs)
 def test_a_config_survives_yaml(config):
     assert DistillConfig.from_yaml(config.to_yaml()) == config

@@ -110,7 +110,6 @@ _CORE = [
     Case("PPO", "normalized"),
     Case("A2C", "gsde", n_envs=1),
     Case("TRPO", "box"),
-    Case("TRPO", "discrete", n_envs=1),
     Case("MaskablePPO", "multidiscrete"),
     Case("RecurrentPPO", "box"),
     Case("DQN", "discrete"),
@@ -118,10 +117,8 @@ _CORE = [
     Case("DQN", "goal"),
     Case("QRDQN", "discrete"),
     Case("SAC", "box"),
-    Case("SAC", "gsde"),
     Case("SAC", "normalized"),
     Case("SAC", "box_dict"),
-    Case("SAC", "box_goal"),
     Case("TQC", "gsde"),
     Case("CrossQ", "box"),
     Case("TD3", "box", n_envs=1),
@@ -129,7 +126,6 @@ _CORE = [
     Case("TD3", "shared_image"),
     Case("DDPG", "box"),
     Case("ARS", "discrete"),
-    Case("ARS", "box", n_envs=1),
 ]
 _ALL = [Case(name, kind) for name, kinds in _MATRIX.items() for kind in kinds]
 _ALL += [Case(name, kinds[0], n_envs=1) for name, kinds in _MATRIX.items()]
@@ -494,10 +490,9 @@ def test_nothing_stays_behind_whatever_happens_and_training_goes_on(
 
         return act
 
-    for error in (ValueError, KeyboardInterrupt):
-        with pytest.raises(error, match="on purpose"):
-            agent.learn(case.steps, callback=At(7, raising(error)))
-        assert patches(agent) == []
+    with pytest.raises(KeyboardInterrupt, match="on purpose"):
+        agent.learn(case.steps, callback=At(7, raising(KeyboardInterrupt)))
+    assert patches(agent) == []
     optimizer = agent.distiller.actor.optimizer(agent.policy)
     for error in () if optimizer is None else (ValueError, KeyboardInterrupt):
         with monkeypatch.context() as patch:
@@ -754,13 +749,13 @@ promised = cases(_PROMISED)
 @promised
 def test_learning_twice_and_in_another_environment_goes_on_distilling(case: Case) -> None:
     agent = case.distilled().learn(case.steps)
-    for change in (lambda: None, lambda: agent.set_env(make_env(case.kind, case.n_envs))):
-        change()
+    goes_on: tuple[Callable[[], Any], ...] = (
+        lambda: agent.learn(case.steps, reset_num_timesteps=False),
+        lambda: (agent.set_env(make_env(case.kind, case.n_envs)), agent.learn(case.steps)),
+    )
+    for learn in goes_on:
         deposits = agent.distiller.deposits
-        agent.learn(case.steps, reset_num_timesteps=False)
-        assert agent.distiller.deposits > deposits
-        deposits = agent.distiller.deposits
-        agent.learn(case.steps)
+        learn()
         assert agent.distiller.deposits > deposits
 
 

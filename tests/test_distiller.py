@@ -71,7 +71,7 @@ class Moments(BaseCallback):
 @every_algorithm
 def test_strength_0_logs_nothing_of_its_own(algorithm: type[BaseAlgorithm]) -> None:
     agent = distilled(algorithm, distill=config(strength=0)).learn(2 * ROLLOUT, log_interval=1)
-    assert agent.distiller.figures == {}
+    assert agent.distiller.logged == {}
     assert not any("distill" in key for dump in agent.logger.output_formats[0].dumps for key in dump)
 
 
@@ -87,8 +87,8 @@ def test_a_fresh_snapshot_does_not_pull(algorithm: type[BaseAlgorithm], kind: st
     for update in range(1, 4):
         agent.learn(ROLLOUT, reset_num_timesteps=False)
         assert agent.distiller.deposits == update
-        assert abs(agent.distiller.present_figures()["distill/kl"]) <= 1e-6
-        assert agent.distiller.present_figures()["distill/agreement"] == 1.0
+        assert abs(agent.distiller.present_metrics()["distill/kl"]) <= 1e-6
+        assert agent.distiller.present_metrics()["distill/agreement"] == 1.0
     plain = build(algorithm, kind, **one_step)
     for _ in range(3):
         plain.learn(ROLLOUT, reset_num_timesteps=False)
@@ -148,7 +148,7 @@ def test_training_anew_keeps_the_interval_between_snapshots() -> None:
     ages, versions = [], []
     for update in range(8):
         agent.learn(ROLLOUT, reset_num_timesteps=update == 0)
-        ages.append(agent.distiller.present_figures()["distill/teacher_age"])
+        ages.append(agent.distiller.present_metrics()["distill/teacher_age"])
         versions.append(agent.distiller.teacher.version)
     assert min(ages) >= 0, ages
     assert max(ages) <= 6 * ROLLOUT, ages
@@ -210,7 +210,7 @@ def test_a_target_that_is_not_finite_reaches_no_parameter(
     assert agent.distiller.deposits > 0
     if math.isinf(value):
         return  # of some families, a teacher beyond doubt; its gradient is finite
-    assert agent.distiller.present_figures()["distill/skipped_nonfinite"] == agent.distiller.deposits
+    assert agent.distiller.present_metrics()["distill/skipped_nonfinite"] == agent.distiller.deposits
 
     # What was skipped was the pull alone: the agent's own steps were made.
     plain = build(algorithm, kind).learn(2 * ROLLOUT)
@@ -240,7 +240,7 @@ def test_the_counter_of_what_was_skipped_counts_states_too() -> None:
     agent = distilled(distill=config(teacher=rlsd.Snapshot(every=1)))
     agent.distiller.states.add({Beside("@observation"): np.full((5, 3), math.nan, np.float32)})
     agent.learn(ROLLOUT)
-    assert agent.distiller.present_figures()["distill/skipped_nonfinite"] == 5
+    assert agent.distiller.present_metrics()["distill/skipped_nonfinite"] == 5
 
 
 # --- 12. Raw states -------------------------------------------------------------------------------
@@ -338,18 +338,18 @@ FIGURES = {
 def test_every_figure_is_logged_and_means_what_it_says(algorithm: type[BaseAlgorithm], kind: str) -> None:
     agent = distilled(algorithm, kind).learn(5 * ROLLOUT, log_interval=1)
     (record,) = agent.logger.output_formats
-    # The dump comes before the update in SB3, so the figures of the last update wait for the next.
+    # The dump comes before the update in SB3, so the metrics of the last update wait for the next.
     last = record.dumps[-1]
     assert last.keys() >= FIGURES
-    assert set(agent.distiller.figures) == FIGURES
-    assert agent.distiller.figures == {key: last[key] for key in FIGURES}
+    assert set(agent.distiller.logged) == FIGURES
+    assert agent.distiller.logged == {key: last[key] for key in FIGURES}
     assert all(isinstance(last[key], float) and math.isfinite(last[key]) for key in FIGURES)
     assert last["distill/coef"] == pytest.approx(0.7)
     assert last["distill/loss"] == pytest.approx(0.7 * last["distill/kl"])
     assert last["distill/kl"] >= -1e-6
     assert last["distill/snapshots"] == 2.0
     assert last["distill/teacher_age"] == 0.0, "the second snapshot was taken just before this update"
-    assert agent.distiller.present_figures()["distill/teacher_age"] == ROLLOUT
+    assert agent.distiller.present_metrics()["distill/teacher_age"] == ROLLOUT
     assert last["distill/states"] == min(4 * ROLLOUT, 64)
     assert last["distill/skipped_nonfinite"] == 0.0
     assert 0.0 < last["time/distill_fraction"] < 1.0
@@ -365,7 +365,7 @@ def test_the_entropies_are_those_of_sb3() -> None:
         states = stored(agent, torch.arange(ROLLOUT))
         expected = teacher.get_distribution(states).entropy()
     for key in ("distill/teacher_entropy", "distill/student_entropy"):
-        assert expected.min() - 1e-6 <= agent.distiller.present_figures()[key] <= expected.max() + 1e-6
+        assert expected.min() - 1e-6 <= agent.distiller.present_metrics()[key] <= expected.max() + 1e-6
 
 
 def test_an_agent_without_a_seed_gets_random_states_of_its_own() -> None:

@@ -99,13 +99,13 @@ def test_the_errors_on_the_page_are_those_that_are_raised(capsys):
     assert capsys.readouterr().out.splitlines() == [line.strip() for line in found[2].splitlines()]
 
 
-def test_the_glossary_has_every_figure_that_is_logged_and_no_other():
+def test_the_glossary_has_every_metric_that_is_logged_and_no_other():
     gated = rlsd.Constant(gates="entropy_floor")
     pulling = rlsd.recipe("snapshot", teacher=rlsd.Snapshot(every=64), strength=gated)
     agent = rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, seed=0, distill=pulling)
     agent.learn(256)
     explained = set(re.findall(r"^\| `(\w+/\w+)` \|", text_of("metrics.md"), re.MULTILINE))
-    logged = set(agent.distiller.figures)
+    logged = set(agent.distiller.logged)
     others = [
         {"timing": "phase"},
         {"timing": "reborn", "strength": 1.0},
@@ -119,11 +119,11 @@ def test_the_glossary_has_every_figure_that_is_logged_and_no_other():
     ]:
         beside = pulling.changed(change)
         agent = rlsd.SelfDistilled(PPO)("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, seed=0, distill=beside)
-        logged |= set(agent.learn(256).distiller.figures)
-    assert logged - explained == set(), "figures without a line in docs/metrics.md"
-    assert explained - logged == set(), "docs/metrics.md explains figures that are not logged"
+        logged |= set(agent.learn(256).distiller.logged)
+    assert logged - explained == set(), "metrics without a line in docs/metrics.md"
+    assert explained - logged == set(), "docs/metrics.md explains metrics that are not logged"
     mentioned = {key for page in PAGES for key in re.findall(r"\bdistill/\w+", page.read_text(encoding="utf-8"))}
-    assert mentioned <= explained, f"figures that do not exist: {sorted(mentioned - explained)}"
+    assert mentioned <= explained, f"metrics that do not exist: {sorted(mentioned - explained)}"
 
 
 @pytest.mark.parametrize(

@@ -375,7 +375,7 @@ def test_how_far_the_gates_are_open_is_shown_for_every_algorithm(name):
         gates.append(ValueAdvantage())
     distill = config(strength=rlsd.Constant(0.7, gates=gates), teacher=rlsd.Ensemble(k=2, every=2 * ROLLOUT))
     agent = distilled(ALL_ALGORITHMS[name], kind, distill=distill).learn(7 * ROLLOUT)
-    assert 0.0 <= agent.distiller.present_figures()["distill/open"] <= 1.0
+    assert 0.0 <= agent.distiller.present_metrics()["distill/open"] <= 1.0
     assert float(agent.distiller.penalty.dropped) == 0
 
 

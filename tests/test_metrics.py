@@ -27,77 +27,77 @@ def clock(monkeypatch):
 
 
 def test_a_figure_is_the_mean_of_what_was_added_to_it():
-    figures = Metrics(CPU)
+    metrics = Metrics(CPU)
     for value in (1.0, 2.0, 6.0):
-        figures.add("kl", torch.tensor(value))
-    figures.add("agreement", torch.tensor(0.5))
-    assert figures.means() == {"kl": 3.0, "agreement": 0.5}
+        metrics.add("kl", torch.tensor(value))
+    metrics.add("agreement", torch.tensor(0.5))
+    assert metrics.means() == {"kl": 3.0, "agreement": 0.5}
 
 
 def test_reading_changes_nothing():
-    figures = Metrics(CPU)
-    figures.add("kl", torch.tensor(5.0))
-    assert figures.means() == figures.means() == {"kl": 5.0}
+    metrics = Metrics(CPU)
+    metrics.add("kl", torch.tensor(5.0))
+    assert metrics.means() == metrics.means() == {"kl": 5.0}
 
 
 def test_means_start_over_when_told_to():
-    figures = Metrics(CPU)
-    figures.add("kl", torch.tensor(5.0))
-    figures.restart()
-    assert figures.means() == {}
-    figures.add("kl", torch.tensor(1.0))
-    assert figures.means() == {"kl": 1.0}
+    metrics = Metrics(CPU)
+    metrics.add("kl", torch.tensor(5.0))
+    metrics.restart()
+    assert metrics.means() == {}
+    metrics.add("kl", torch.tensor(1.0))
+    assert metrics.means() == {"kl": 1.0}
 
 
 def test_adding_reads_nothing_from_the_device(monkeypatch):
-    figures = Metrics(CPU)
+    metrics = Metrics(CPU)
     with monkeypatch.context() as patch:
         for reading in ("item", "tolist", "numpy", "cpu", "__float__", "__bool__"):
             patch.setattr(torch.Tensor, reading, lambda *_: pytest.fail("the device was read"))
         for _ in range(3):
-            figures.add("kl", torch.tensor(2.0))
-    assert figures.means() == {"kl": 2.0}
+            metrics.add("kl", torch.tensor(2.0))
+    assert metrics.means() == {"kl": 2.0}
 
 
 def test_all_figures_are_read_in_one_transfer(monkeypatch):
-    figures, transfers = Metrics(CPU), []
+    metrics, transfers = Metrics(CPU), []
     for key in ("kl", "loss", "agreement"):
-        figures.add(key, torch.tensor(2.0))
+        metrics.add(key, torch.tensor(2.0))
     read = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: transfers.append(tensor) or read(tensor))
-    figures.means()
+    metrics.means()
     assert len(transfers) == 1
 
 
 def test_a_figure_keeps_no_graph_alive_and_changes_no_tensor_it_was_given():
-    figures, value = Metrics(CPU), torch.tensor(2.0, requires_grad=True)
+    metrics, value = Metrics(CPU), torch.tensor(2.0, requires_grad=True)
     loss = value * 3
-    figures.add("loss", loss)
-    figures.add("loss", loss)
-    assert all(not total.requires_grad for total in figures._sums.values())
+    metrics.add("loss", loss)
+    metrics.add("loss", loss)
+    assert all(not total.requires_grad for total in metrics._sums.values())
     assert loss.item() == 6.0
-    assert figures.means() == {"loss": 6.0}
+    assert metrics.means() == {"loss": 6.0}
 
 
 def test_the_fraction_is_the_share_of_the_time_that_was_spent_distilling(clock):
-    figures = Metrics(CPU)
+    metrics = Metrics(CPU)
     for seconds in (1.0, 2.0):
-        with figures.timed():
+        with metrics.timed():
             clock.now += seconds
         clock.now += 3.0
-    assert figures.fraction() == pytest.approx(3 / 9)
-    figures.restart()
+    assert metrics.fraction() == pytest.approx(3 / 9)
+    metrics.restart()
     clock.now += 5.0
-    assert figures.fraction() == 0.0, "it starts over"
+    assert metrics.fraction() == 0.0, "it starts over"
 
 
 def test_time_counts_even_when_distilling_fails(clock):
-    figures = Metrics(CPU)
-    with suppress(RuntimeError), figures.timed():
+    metrics = Metrics(CPU)
+    with suppress(RuntimeError), metrics.timed():
         clock.now += 2.0
         raise RuntimeError
     clock.now += 2.0
-    assert figures.fraction() == pytest.approx(0.5)
+    assert metrics.fraction() == pytest.approx(0.5)
 
 
 def test_the_fraction_is_a_number_even_when_no_time_has_passed(clock):

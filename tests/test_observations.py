@@ -133,7 +133,9 @@ def test_an_agent_whose_observations_are_called_as_ours_is_distilled_saved_and_l
     env = vec_env(space, spaces.Box(-1, 1, (2,)) if algorithm is SAC else spaces.Discrete(3))
     policy = "MultiInputLstmPolicy" if algorithm is RecurrentPPO else "MultiInputPolicy"
     answers = rlsd.recipe("selective" if algorithm is PPO else "snapshot", **{"teacher.every": 16})
-    settings = {"learning_starts": 8} if algorithm is SAC else {"n_steps": 16, "batch_size": 8, "n_epochs": 1}
+    off_policy = {"learning_starts": 8, "buffer_size": 64, "batch_size": 8}
+    settings = off_policy if algorithm is SAC else {"n_steps": 16, "batch_size": 8, "n_epochs": 1}
+    settings["policy_kwargs"] = {"net_arch": [6]} | ({"lstm_hidden_size": 4} if algorithm is RecurrentPPO else {})
     agent = rlsd.SelfDistilled(algorithm)(policy, VecNormalize(env, norm_obs=False), distill=answers, **settings)
     agent.learn(48)
     assert agent.distiller.deposits or algorithm is PPO

@@ -177,7 +177,7 @@ def test_one_deposit_of_an_update_is_looked_at_closely():
     assert wanted.index(True) == 3, "in the middle of the update"
 
 
-def test_the_figures_are_those_of_the_minibatches():
+def test_the_metrics_are_those_of_the_minibatches():
     agent = small_agent("PPO")
     penalty = build(agent)
     batches = recorded(penalty)
@@ -188,10 +188,10 @@ def test_the_figures_are_those_of_the_minibatches():
     with torch.no_grad():
         students = [penalty.actor.parameters(agent.policy, batch.states) for batch in batches]
     kl = np.mean([family.kl(b.targets, s).mean().item() for b, s in zip(batches, students, strict=True)])
-    figures = penalty.metrics.means()
-    assert figures["kl"] == pytest.approx(kl, rel=1e-5)
-    assert figures["loss"] == pytest.approx(0.5 * kl, rel=1e-5)
-    assert figures["agreement"] == pytest.approx(family.agreement(batches[0].targets, students[0]).mean().item())
+    metrics = penalty.metrics.means()
+    assert metrics["kl"] == pytest.approx(kl, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(0.5 * kl, rel=1e-5)
+    assert metrics["agreement"] == pytest.approx(family.agreement(batches[0].targets, students[0]).mean().item())
 
 
 @pytest.mark.parametrize("name", ["PPO", "SAC", "DQN"])
@@ -232,9 +232,9 @@ def test_a_value_weight_adds_that_much_of_the_squared_difference_of_values():
     torch.testing.assert_close(batch.values, penalty.cache.teacher.values(batch.states), msg="the teacher's own values")
     assert (before - now).abs().min() > 1e-3, "nothing to hold"
     torch.testing.assert_close(loss, 0.7 * (kl + 0.5 * (before - now) ** 2).mean(), rtol=1e-4, atol=1e-6)
-    figures = penalty.metrics.means()
-    assert figures["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is shown by itself"
-    assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    metrics = penalty.metrics.means()
+    assert metrics["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is shown by itself"
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["PPO", "A2C"])
@@ -281,9 +281,9 @@ def test_each_state_counts_as_much_as_its_gates_say():
     loss = loss_of(penalty)
     kl, before, now = by_hand(penalty, agent, batches[0])
     torch.testing.assert_close(loss, 0.7 * (weights * (kl + 0.5 * (before - now) ** 2)).mean(), rtol=1e-4, atol=1e-6)
-    figures = penalty.metrics.means()
-    assert figures["open"] == pytest.approx(0.5)
-    assert figures["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is that before the gates"
+    metrics = penalty.metrics.means()
+    assert metrics["open"] == pytest.approx(0.5)
+    assert metrics["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is that before the gates"
     (seen,) = gate.seen
     torch.testing.assert_close(seen.student_values, now.detach())
     torch.testing.assert_close(seen.teacher_values, before)

@@ -137,8 +137,15 @@ def test_without_a_monitor_the_returns_are_those_that_it_would_tell(name, normal
     assert added == pytest.approx(told[-len(added) :], abs=1e-5)
 
 
-@pytest.mark.parametrize("monitor", [False, True])
-@pytest.mark.parametrize("calls", [1, 30])
+@pytest.mark.parametrize(
+    ("calls", "monitor"),
+    [
+        (1, True),
+        (30, False),
+        pytest.param(1, False, marks=pytest.mark.slow),
+        pytest.param(30, True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", ["PPO", "DQN"])
 def test_the_guard_opens_when_the_return_falls_with_and_without_a_monitor_in_one_learn_or_many(name, calls, monitor):
     agent = guarded(name, monitor=monitor)

@@ -55,7 +55,7 @@ def test_agents_take_turns_of_a_rollout_and_each_sees_the_whole_length():
     for agent in agents:
         assert agent.num_timesteps == 3 * ROLLOUT
         assert agent.distiller.deposits > 0
-        assert agent.distiller.figures["distill/peers"] == 1.0
+        assert agent.distiller.logged["distill/peers"] == 1.0
 
 
 def test_a_longer_turn_is_several_rollouts():

@@ -293,7 +293,7 @@ def test_distilling_again_starts_over_with_the_new_answers() -> None:
     assert agent.distiller.states.count == 0
     assert type(agent) is rlsd.SelfDistilled(PPO)
     agent.learn(3 * ROLLOUT, reset_num_timesteps=False)
-    assert agent.distiller.present_figures()["distill/coef"] == 0.2
+    assert agent.distiller.present_metrics()["distill/coef"] == 0.2
 
 
 MOMENTS = ("_on_rollout_start", "_on_step", "_on_rollout_end")

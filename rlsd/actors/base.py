@@ -72,7 +72,7 @@ class Actor(ABC):
         raise TypeError(f"a {type(self).__name__} gives no values of states")
 
     def features(self, module: Any, states: Observations) -> Tensor:
-        """Return what the module's own feature extractor makes of states, ``(batch, n)``: vectors, also of images."""
+        """Return the features of the module's own extractor on states, ``(batch, n)``: vectors, also of images."""
         observations, _ = split_context(states)
         extractor = getattr(module, "features_extractor", None)
         if extractor is None:
@@ -96,7 +96,7 @@ class Actor(ABC):
         return ""
 
     def imagined_context(self, policy: Any, n: int) -> dict[str, Tensor]:
-        """Return what :meth:`context` might give for ``n`` observations that nobody made."""
+        """Return an example of :meth:`context` for ``n`` observations."""
         return {}
 
     def context(self, agent: Any) -> dict[str, np.ndarray]:

@@ -295,7 +295,7 @@ def _figures(agent: Any) -> dict[str, float | None]:
     distiller = agent.distiller
     if distiller is None:
         return {}
-    found = distiller.figures or distiller.line()
+    found = distiller.logged or distiller.line()
     # JSON knows no NaN.
     return {key: value if math.isfinite(value) else None for key, value in found.items() if "/" in key}
 

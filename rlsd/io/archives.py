@@ -52,7 +52,7 @@ def check_sizes(archive: zipfile.ZipFile) -> None:
 
 
 def unfold(archive: zipfile.ZipFile, entry: str, limit: int | None = None) -> bytes:
-    """Return what an entry holds.
+    """Return the content of an entry.
 
     :param limit: in bytes; more than that is not even begun.
     :raises KeyError: when there is no such entry.

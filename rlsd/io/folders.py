@@ -75,7 +75,7 @@ def clear_unfinished(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """Return what is damaged in a checkpoint and how, None where nothing is, or where it has no checksums to tell."""
+    """Name the damage to a checkpoint, None where nothing is damaged, or where it has no checksums to tell."""
     sums = folder / CHECKSUMS
     try:
         if not sums.is_file():

@@ -60,7 +60,7 @@ class Made:
 
 
 def read(data: bytes, symbols: Collection[str] | None = None) -> Any:
-    """Return what a pickle holds.
+    """Return the content of a pickle.
 
     :param data: the pickle.
     :param symbols: all that it may look up, as ``module.name``; None for anything.

@@ -82,7 +82,7 @@ def resume(folder: str | os.PathLike[str], env: VecEnv | None = None, device: An
 
     :param folder: what :func:`save_checkpoint` wrote, or a folder of :class:`Checkpoints`, whose latest is taken.
     :param env: replaces the saved environment. Its episodes start afresh, so the run goes on but not exactly; a
-        ``VecNormalize`` around it takes up the saved statistics. It may have more or fewer environments than the saved
+        ``VecNormalize`` around it loads the saved statistics. It may have more or fewer environments than the saved
         one, but for agents with a replay buffer.
     :param device: where the agent is to train.
     :param load: passed on to the agent's ``load``; ``distill=`` hands over a schedule that is a function, ``speed=``
@@ -240,7 +240,7 @@ def _summary(agent: BaseAlgorithm) -> dict[str, Any]:
 
 
 def _logged(agent: BaseAlgorithm) -> dict[str, dict[str, Any]]:
-    """Return what the latest update recorded: the next line of the log shows it."""
+    """Return the records of the latest update, which the next line of the log shows."""
     logger = getattr(agent, "_logger", None)
     if logger is None:
         return {}

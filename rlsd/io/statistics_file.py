@@ -19,7 +19,7 @@ _MOST = 64 * 10**6
 
 
 def read_statistics(file: Path) -> Any:
-    """Return what a saved ``VecNormalize`` knows: ``obs_rms``, ``ret_rms``, ``clip_obs``, ``epsilon``, ``norm_obs``.
+    """Return the state of a saved ``VecNormalize``: ``obs_rms``, ``ret_rms``, ``clip_obs``, ``epsilon``, ``norm_obs``.
 
     Runs no code from the file. The spaces and all else in it are left out.
 

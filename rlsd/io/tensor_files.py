@@ -107,7 +107,7 @@ def plain(value: Any) -> Any:
 
 
 def outline(value: Any) -> Outline | None:
-    """Return what a pickle says of a tensor, None when it is none that weights are kept in.
+    """Return the description of a tensor in a pickle, None when it is none that weights are kept in.
 
     :raises ValueError: when it contradicts itself.
     """
@@ -129,7 +129,7 @@ def outline(value: Any) -> Outline | None:
 
 
 def kind(value: Any) -> str:
-    """Return what a value is, for a message."""
+    """Describe a value, for a message."""
     if type(value) is not Made:
         return type(value).__name__
     return "Tensor" if str(value.call) == _TENSOR else str(value.call)

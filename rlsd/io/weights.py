@@ -146,7 +146,7 @@ def _read_optimizer(archive: zipfile.ZipFile, name: str, own: torch.optim.Optimi
 
 
 def _kept(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Return what an optimizer keeps of each parameter once it has made a step."""
+    """Return an optimizer's state of each parameter after a step."""
     stepped = copy.deepcopy(optimizer)
     parameters = [parameter for group in stepped.param_groups for parameter in group["params"]]
     for parameter in parameters:
@@ -156,7 +156,7 @@ def _kept(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 
 
 def _like(where: str, file: TensorFile, found: Mapping[Any, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was found in the form of the agent's own.
+    """Return the found tensors in the form of the agent's own.
 
     :raises ValueError: for the first that cannot be.
     """

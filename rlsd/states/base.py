@@ -50,7 +50,7 @@ class StateStore:
         """Decide where ``n`` new states go: which of them are kept, and in which slots, each slot at most once."""
         raise NotImplementedError
 
-    def look(self, agent: BaseAlgorithm) -> np.ndarray:
+    def sync(self, agent: BaseAlgorithm) -> np.ndarray:
         """Look at the agent's buffers before new states are added, and return the slots that hold another state now.
 
         For stores that read states where they lie; most do not.

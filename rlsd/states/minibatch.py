@@ -62,7 +62,7 @@ class RolloutMinibatchStore(StateStore):
         self._updating = False
         self._prepared = False  # whether the rollout's targets were asked for
 
-    def look(self, agent: Any) -> np.ndarray:
+    def sync(self, agent: Any) -> np.ndarray:
         """Make room for a rollout."""
         buffer = agent.rollout_buffer
         if (buffer.buffer_size, buffer.n_envs) != (self.n_steps, self.n_envs):
@@ -145,7 +145,7 @@ class ReplayMinibatchStore(ReplayBufferStore):
         self._updating = False
         self._rows = np.arange(0)  # of the buffer, that stand for the slots where nothing was sampled
 
-    def look(self, agent: Any) -> np.ndarray:
+    def sync(self, agent: Any) -> np.ndarray:
         """Let some of the buffer's states stand for the coming minibatches."""
         self._current = None
         filled = self._view(agent)

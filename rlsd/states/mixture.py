@@ -36,8 +36,8 @@ class MixtureStore(StateStore):
         self._starts = np.cumsum([0, *(part.capacity for part in self.parts)])
         self.capacity = int(self._starts[-1])
 
-    def look(self, agent: BaseAlgorithm) -> np.ndarray:  # noqa: D102
-        changed = [part.look(agent) for part in self.parts]
+    def sync(self, agent: BaseAlgorithm) -> np.ndarray:  # noqa: D102
+        changed = [part.sync(agent) for part in self.parts]
         self._line_up()
         return self._counted(changed)
 

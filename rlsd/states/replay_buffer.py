@@ -32,7 +32,7 @@ class ReplayBufferStore(StateStore):
         self._n_envs = 1
         self._overwritten = np.arange(0)  # the row in which the observation after the latest lies, over an old state
 
-    def look(self, agent: Any) -> np.ndarray:
+    def sync(self, agent: Any) -> np.ndarray:
         """Read the buffer that the agent has now."""
         buffer = agent.replay_buffer
         self.count, self.capacity = self._view(agent), buffer.buffer_size * buffer.n_envs

@@ -64,7 +64,7 @@ class DaggerCollector:
 
 
 def raw_of(env: VecEnv | None, seen: Any) -> Any:
-    """Return what the environment showed before ``VecNormalize``, given what it shows."""
+    """Return raw observations, given those that ``VecNormalize`` made of them."""
     outside: list[VecTransposeImage] = []
     while env is not None and not isinstance(env, VecNormalize):
         outside += [env] if isinstance(env, VecTransposeImage) else []

@@ -56,14 +56,14 @@ class Demonstrator:
         return states if self._normalization is None else self._normalization(states)
 
     def targets(self, states: Observations) -> Tensor:
-        """Return what is to be done in raw states: normalised parameters ``(batch, family.size)``."""
+        """Return the targets in raw states: normalised parameters ``(batch, family.size)``."""
         if self._teacher is not None:
             return self._teacher.ask(states)[:, : self.actor.family.size]
         with torch.no_grad(), eval_mode(self._modules):
             return self.actor.family.normalized(self.actor.parameters(self._module, self._shown(states)))
 
     def expectations(self, states: Observations, actions: Tensor | None) -> Tensor | None:
-        """Return what the agent's critic expects of raw states, ``(batch, n)``; see :func:`expectations`."""
+        """Return the expectations of the agent's critic of raw states, ``(batch, n)``; see :func:`expectations`."""
         with torch.no_grad(), eval_mode(self._modules):
             return expectations(self.actor, self.policy, self._shown(states), actions)
 

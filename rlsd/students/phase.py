@@ -35,7 +35,7 @@ class Phases(AuxiliaryTraining):
     """The phases of one agent.
 
     :param answer: how often and how long.
-    :param distiller: the agent's, for its teacher, divergence, strength and figures.
+    :param distiller: the agent's, for its teacher, divergence, strength and metrics.
     :param agent: the agent.
     :raises TypeError: when it keeps no rollouts with value targets, or its policy has no action head to see through.
     :raises ValueError: when the rollouts would not fit in memory.
@@ -69,7 +69,7 @@ class Phases(AuxiliaryTraining):
         self.rollouts = Rollouts(answer.every_rollouts * self._size, agent.device)
         self.updates = 0  # since the last phase
         self.phases = 0
-        self._figures: dict[str, float] = {"phase_kl": 0.0, "phase_value_loss": 0.0, "phase_aux_loss": 0.0}
+        self._metrics: dict[str, float] = {"phase_kl": 0.0, "phase_value_loss": 0.0, "phase_aux_loss": 0.0}
 
     def observe_states(self, agent: Any, states: Mapping[str, np.ndarray]) -> None:
         """Keep a rollout's raw states with the buffer's value targets; before the update flattens the buffer."""
@@ -170,13 +170,13 @@ class Phases(AuxiliaryTraining):
 
     def _report(self, means: Tensor) -> None:
         divergence, aux, own = means.tolist()
-        self._figures = {"phase_kl": divergence, "phase_aux_loss": aux, "phase_value_loss": own}
+        self._metrics = {"phase_kl": divergence, "phase_aux_loss": aux, "phase_value_loss": own}
         control = self._distiller.coefficient.control
         if control is not None:
             control.learn(Feedback(divergence, None, None))
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
-        return {"phases": float(self.phases), **self._figures}
+        return {"phases": float(self.phases), **self._metrics}
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         out = {f"rollouts/{name}": tensor for name, tensor in self.rollouts.tensors().items()}
@@ -187,7 +187,7 @@ class Phases(AuxiliaryTraining):
         return {
             "updates": self.updates,
             "phases": self.phases,
-            "figures": dict(self._figures),
+            "figures": dict(self._metrics),
             "generator": self._generator.bit_generator.state,
         }
 
@@ -201,7 +201,7 @@ class Phases(AuxiliaryTraining):
         self.updates, self.phases = int(state["updates"]), int(state["phases"])
         # Saved with larger rollouts, they would leave no room for those still to come before the phase.
         self.rollouts.load(parts["rollouts"], self.updates * self._size)
-        self._figures = {key: float(value) for key, value in state["figures"].items()}
+        self._metrics = {key: float(value) for key, value in state["figures"].items()}
         self._generator.bit_generator.state = state["generator"]
 
 

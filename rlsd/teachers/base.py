@@ -85,7 +85,7 @@ class Teacher(ABC):
         return self.clock.steps(agent) - (self.refreshed_at or 0)
 
     def begin(self, agent: BaseAlgorithm) -> None:  # noqa: B027 - most teachers have nothing to find
-        """Look at an agent whose distillation begins, and is not taken up from a file; refuse one it cannot teach.
+        """Look at an agent whose distillation begins, and is not loaded from a file; refuse one it cannot teach.
 
         :raises ValueError: then.
         """
@@ -96,7 +96,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def targets(self, observations: Observations) -> Tensor:
-        """Return what the teacher would do on raw states: normalised parameters ``(batch, family.size)``."""
+        """Return the teacher's action distributions on raw states: normalised parameters ``(batch, family.size)``."""
 
     def values(self, observations: Observations) -> Tensor:
         """Return the teacher's values of raw states, ``(batch,)``."""
@@ -170,7 +170,7 @@ class Teacher(ABC):
         return self.hold_weight(store.pick(slots))
 
     def loss_weight(self, holds: Tensor, targets: Tensor) -> Tensor:
-        """Return what some states weigh in the loss, ``(batch,)``.
+        """Return the weights of some states in the loss, ``(batch,)``.
 
         :param holds: how firmly the student is held on each, ``(batch,)``, as :meth:`hold_weight` returned it.
         :param targets: the parameters of their distributions, ``(batch, size)``.
@@ -183,7 +183,7 @@ class Teacher(ABC):
         return []
 
     def metrics(self) -> dict[str, float]:
-        """Return what TensorBoard is to show of this teacher besides what it shows of every one."""
+        """Return metrics of this teacher besides those of every one, by name."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:

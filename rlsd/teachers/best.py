@@ -108,7 +108,7 @@ class BestTeacher(SnapshotTeacher):
         self._taken_at = state["taken_at"]
         self._changed = bool(state["changed"])
         # Between an update and the next rollout, where exact checkpoints are taken, none is new.
-        self.ended.look(agent)
+        self.ended.sync(agent)
         self._counted = self.ended.count
 
 

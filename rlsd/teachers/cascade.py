@@ -29,7 +29,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 def hidden_target(
     family: Family, number: int, own: Tensor, faster: Tensor, slower: Tensor | None, answer: Cascade
 ) -> tuple[float, Tensor]:
-    """Return what hidden policy ``number`` (from 2) is pulled to, and how hard, from Kaplanis et al. 2019, equation 4.
+    """Return the targets of hidden policy ``number`` (from 2) and their weights, from Kaplanis et al. 2019, equation 4.
 
     The paper's ``beta omega^(k-1) KL(pi_k || own) + omega KL(pi_k || faster) + KL(pi_k || slower)`` has the gradient of
     the sum of its weights times the KL from the normalised product of the three, which is made once for all steps.

@@ -50,7 +50,7 @@ class EmaTeacher(SnapshotTeacher):
             self.take(agent)
 
     def kept(self, agent: BaseAlgorithm) -> float:
-        """Return what the weight of the policies in the average is multiplied by as another enters it."""
+        """Return the factor on the weight of the policies in the average as another enters it."""
         return self.decay
 
     def state(self) -> dict[str, Any]:  # noqa: D102

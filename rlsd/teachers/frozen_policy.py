@@ -34,7 +34,7 @@ class FrozenPolicy:
         self.normalization = Normalization.of(agent)
 
     def targets(self, observations: Observations) -> Tensor:
-        """Return what it would do on raw states: normalised parameters ``(batch, family.size)``."""
+        """Return its action distributions on raw states: normalised parameters ``(batch, family.size)``."""
         with torch.no_grad():
             return self.actor.family.normalized(self.parameters(observations))
 
@@ -49,7 +49,7 @@ class FrozenPolicy:
             return self.actor.values(self._frozen(), self.seen(observations))
 
     def features(self, observations: Observations) -> Tensor:
-        """Return what its feature extractor makes of raw states, ``(batch, n)``."""
+        """Return the features that its extractor finds in raw states, ``(batch, n)``."""
         with torch.no_grad():
             return self.actor.features(self._frozen(), self.seen(observations))
 

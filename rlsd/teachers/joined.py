@@ -26,7 +26,7 @@ class JoinedTeacher(Teacher):
         """Return those who teach."""
 
     def weights(self) -> Tensor:
-        """Return what each member counts, ``(k,)``, with sum 1; alike unless a subclass says otherwise."""
+        """Return the weights of the members, ``(k,)``, with sum 1; alike unless a subclass says otherwise."""
         k = len(self.members())
         return torch.full((k,), 1.0 / k)
 

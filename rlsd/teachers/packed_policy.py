@@ -129,7 +129,7 @@ class PackedPolicy:
 
 
 def _unpack(file: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what a policy is built from, and its weights. Only the pickles needed for that are read."""
+    """Return the arguments that build a policy, and its weights. Only the pickles needed for that are read."""
     with zipfile.ZipFile(file) as archive:
         others = set(read_json(unfold(archive, "data"))) - {*_NEEDED, "use_sde"}
     if isinstance(file, io.IOBase):

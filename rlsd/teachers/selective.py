@@ -135,7 +135,7 @@ class SelectiveTeacher(EmaTeacher):
         return (self.min_weight + (1.0 - self.min_weight) * holds) * self.actor.family.confidence(targets)
 
     def _inputs(self, observations: Observations) -> Tensor:
-        """Return what the discriminator sees: the observations, of images and Dicts the snapshot's features."""
+        """Return the discriminator's inputs: the observations, of images and Dicts the snapshot's features."""
         plain = isinstance(observations, Tensor) and observations.ndim == 2 and observations.dtype == torch.float32
         return observations if plain else self.frozen.features(observations)  # type: ignore[return-value]
 

@@ -27,9 +27,9 @@ def test_states_count_for_the_candidates_of_a_random_search_as_gates_say():
     answers = penalty.actor.parameters(agent.policy, batches[0].states).detach()
     kl = penalty.actor.family.kl(batches[0].targets, answers)
     torch.testing.assert_close(found, 3.0 * (weights * kl).mean(), rtol=1e-4, atol=1e-4)
-    figures = penalty.metrics.means()
-    assert figures["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is that before the gates"
-    assert figures["loss"] == pytest.approx(found.item(), rel=1e-5)
+    metrics = penalty.metrics.means()
+    assert metrics["kl"] == pytest.approx(kl.mean().item(), rel=1e-4), "the divergence is that before the gates"
+    assert metrics["loss"] == pytest.approx(found.item(), rel=1e-5)
     assert torch.equal(gate.seen[0].student, answers), "gates look at the policy, not at its candidates"
 
 

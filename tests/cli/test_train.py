@@ -13,7 +13,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rlsd
+from rlsd.cli import session
+from rlsd.cli.evaluation import FINAL_EPISODES
 from rlsd.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("short_end")
 
 SMALL = ["--env", "CartPole-v1", "-n", "512", "--no-progress", "--eval-freq", "256", "--n-eval-envs", "2"]
 #: Long episodes cost time and show nothing here.
@@ -34,7 +38,9 @@ def train(folder, *words):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     logs = tmp_path_factory.mktemp("finished")
-    assert train(logs) == 0, "a plain run failed"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(session, "FINAL_EPISODES", FINAL_EPISODES)
+        assert train(logs) == 0, "a plain run failed"
     return logs / "ppo" / "CartPole-v1_1"
 
 
@@ -88,7 +94,8 @@ def test_the_agents_load_in_plain_sb3(finished):
         assert PPO.load(finished / name, device="cpu").num_timesteps > 0, f"{name} does not load"
 
 
-def test_the_end_says_what_came_of_it(tmp_path, capsys):
+def test_the_end_says_what_came_of_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(session, "FINAL_EPISODES", FINAL_EPISODES)
     assert train(tmp_path, "--eval-freq", "0") == 0, "exit code"
     out = capsys.readouterr().out
     for text in ("over 20 episodes", "Wall-clock", "steps/s", "best_model.zip", "tensorboard --logdir"):
@@ -97,7 +104,8 @@ def test_the_end_says_what_came_of_it(tmp_path, capsys):
     assert (run / "best_model.zip").is_file(), "without evaluations the final agent is the best there is"
 
 
-def test_an_average_is_judged_and_saved_and_changes_nothing(finished, tmp_path, capsys):
+def test_an_average_is_judged_and_saved_and_changes_nothing(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(session, "FINAL_EPISODES", FINAL_EPISODES)
     assert train(tmp_path, "--average") == 0, "exit code"
     out, run = capsys.readouterr().out, tmp_path / "ppo" / "CartPole-v1_1"
     assert ", average " in out, "an evaluation does not tell of the average"
@@ -161,7 +169,8 @@ def test_a_run_too_short_for_a_teacher_says_so(tmp_path, capsys):
     ],
 )
 def test_what_a_run_without_a_teacher_advises_gives_it_one(tmp_path, capsys, words, changes, reason):
-    words = ["train", *words.split(), "--no-progress", "--eval-freq", "0", "--recipe", "snapshot", "-f", str(tmp_path)]
+    quick = ["--no-progress", "--eval-freq", "0", "--eval-episodes", "1"]
+    words = ["train", *words.split(), *quick, "--recipe", "snapshot", "-f", str(tmp_path)]
     flag = "--distill" if "=" in changes else "-params"
     assert main([*words, flag, changes]) == 0, "exit code"
     said = capsys.readouterr().err
@@ -189,13 +198,13 @@ def test_the_same_seed_gives_the_same_agent_and_another_another(finished, tmp_pa
 def test_baseline_is_plain_sb3_bit_for_bit(tmp_path):
     from rlsd_envs import make_vec_env
 
-    constant = ["-params", "learning_rate:0.001", "clip_range:0.2", "n_steps:32", "batch_size:64"]
+    constant = ["-params", "learning_rate:0.001", "clip_range:0.2", "n_steps:32", "batch_size:64", "n_epochs:4"]
     assert train(tmp_path, "--baseline", *constant, "--num-threads", "1") == 0, "exit code"
     run = tmp_path / "ppo" / "CartPole-v1_1"
     assert not (run / "CartPole-v1" / "distill.yml").exists(), "there is no distillation to describe"
     env = make_vec_env("CartPole-v1", n_envs=8, seed=0)
     settings = {"learning_rate": 0.001, "clip_range": 0.2, "n_steps": 32, "batch_size": 64}
-    settings |= {"gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 20, "ent_coef": 0.0}
+    settings |= {"gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 4, "ent_coef": 0.0}
     plain = PPO("MlpPolicy", env, seed=0, device="cpu", **settings).learn(512)
     assert same(PPO.load(run / "CartPole-v1.zip", device="cpu"), plain), "--baseline is not plain SB3"
 

@@ -12,6 +12,8 @@ import rlsd
 from rlsd.cli import plan, workers
 from rlsd.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("short_end")
+
 
 @pytest.fixture
 def in_this_process(monkeypatch):

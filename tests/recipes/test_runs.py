@@ -146,10 +146,10 @@ def whole(agent: Any) -> Any:
 
 def done(agent: Any) -> int:
     """How often the recipe did what it is for."""
-    figures = agent.distiller.present_figures()
+    metrics = agent.distiller.present_metrics()
     return int(
         agent.distiller.deposits
-        + sum(figures.get(f"distill/{key}", 0) for key in ("phases", "rebirths", "keeper_fits"))
+        + sum(metrics.get(f"distill/{key}", 0) for key in ("phases", "rebirths", "keeper_fits"))
     )
 
 
@@ -200,7 +200,7 @@ def test_it_works_with_other_actions_and_observations(recipe: str, kind: str) ->
     changes = SHORTER[recipe] | ({"teacher": build(PPO, kind, seed=8)} if recipe == "kickstart" else {})
     agent = distilled(PPO, kind, rlsd.recipe(recipe, **changes)).learn(6 * ROLLOUT)
     assert done(agent) > 0
-    assert agent.distiller.present_figures()["distill/skipped_nonfinite"] == 0
+    assert agent.distiller.present_metrics()["distill/skipped_nonfinite"] == 0
 
 
 @pytest.mark.parametrize(("recipe", "name"), REFUSED)

@@ -164,7 +164,7 @@ def test_an_exact_update_is_bit_identical_with_distillation(kind, stride):
 
 def test_figures_of_the_distillation_are_the_same():
     agents = [trained(cls, distill=config(), rollouts=6) for cls in (Plain, Owned)]
-    theirs, ours = ({k: v for k, v in a.distiller.present_figures().items() if "time" not in k} for a in agents)
+    theirs, ours = ({k: v for k, v in a.distiller.present_metrics().items() if "time" not in k} for a in agents)
     assert theirs == pytest.approx(ours, rel=1e-6), "the distillation measured something else"
     assert "distill/grad_ratio" in ours, "gradients were not compared"
 

@@ -47,8 +47,15 @@ def watched(agent, monkeypatch):
     return pairs
 
 
-@pytest.mark.parametrize("speed", [None, "exact"])
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    ("normalize", "speed"),
+    [
+        (False, "exact"),
+        (True, None),
+        pytest.param(False, None, marks=pytest.mark.slow),
+        pytest.param(True, "exact", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", [*ON_POLICY, *OFF_POLICY])
 def test_the_states_are_those_of_the_agents_own_minibatch(name, normalize, speed, monkeypatch):
     actions = ALGORITHMS[name][2]

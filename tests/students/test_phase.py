@@ -253,7 +253,7 @@ def test_states_that_are_not_finite_are_counted_once(teacher: str) -> None:
     buffer.observations[2, 1] = np.nan
     agent.distiller._begin(agent)
     assert agent.distiller.auxiliary.rollouts.count == 2 * ROLLOUT - 1
-    assert agent.distiller.present_figures()["distill/skipped_nonfinite"] == 1
+    assert agent.distiller.present_metrics()["distill/skipped_nonfinite"] == 1
 
 
 def test_rollouts_that_would_not_fit_in_memory_are_refused_when_the_agent_is_built(
