@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from stable_baselines3.common.base_class import BaseAlgorithm
+
+from rlsd.plain import SavedState, State
 
 
 class StepCounter:
@@ -29,11 +28,11 @@ class StepCounter:
         """Called when SB3's count was set to another number, and not by steps."""
         self._seen = agent.num_timesteps
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return where it stands, as plain data."""
         return {"total": self._total, "seen": self._seen}
 
-    def load(self, agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    def load(self, agent: BaseAlgorithm, state: SavedState) -> None:
         """Load what :meth:`state` returned."""
         self._total, seen = int(state["total"]), int(state["seen"])
         self._seen = seen if seen <= agent.num_timesteps else 0  # saved by a learn() that had just begun anew

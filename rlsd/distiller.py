@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -29,6 +28,7 @@ from rlsd.memory import check_states
 from rlsd.metrics import Activity, Metrics
 from rlsd.observations import as_items
 from rlsd.penalty import Penalty, PenaltyObserver
+from rlsd.plain import SavedState, State
 from rlsd.returns import Episodes
 from rlsd.sources import NoSource, Source, StatesObserver, context_bytes, source_for
 from rlsd.states import States, StateStore
@@ -310,7 +310,7 @@ class Distiller:
         out |= {f"lesson/{n}": tensor for n, tensor in (self.auxiliary.tensors() if self.auxiliary else {}).items()}
         return out if self.saves_states else {name: t for name, t in out.items() if not name.startswith(_STATES)}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the rest of the state as plain data."""
         return {
             "clock": self.clock.state(),
@@ -329,7 +329,7 @@ class Distiller:
             "told": self._told,
         }
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:
         """Load what :meth:`tensors` and :meth:`state` returned.
 
         :raises ValueError: when it is another configuration's, or does not fit the agent.
@@ -357,7 +357,7 @@ class Distiller:
             reason = " ".join(str(error).split())
             raise ValueError(f"the saved distillation state does not fit this agent: {reason}") from error
 
-    def _load_life(self, agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    def _load_life(self, agent: BaseAlgorithm, state: SavedState) -> None:
         if "clock" in state:
             self.clock.load(agent, state["clock"])
             self.ended.load(agent, state["ended"])

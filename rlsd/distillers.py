@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -15,6 +14,7 @@ from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
 from rlsd.distiller import Distiller
 from rlsd.metrics import Activity
+from rlsd.plain import SavedState, State
 from rlsd.returns import Episodes
 from rlsd.several import DistillConfigs
 
@@ -130,14 +130,14 @@ class Distillers:
         """Return every tensor of the distillations' state, by name."""
         return {f"{name}/{key}": t for name, member in self.members.items() for key, t in member.tensors().items()}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the rest of the state as plain data."""
         return {
             "members": {name: member.state() for name, member in self.members.items()},
             "activity": self.activity.state(),
         }
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:
         """Load what :meth:`tensors` and :meth:`state` returned.
 
         :raises ValueError: when it is another configuration's, or does not fit the agent.

@@ -19,6 +19,8 @@ from gymnasium.utils import EzPickle
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
 
+from rlsd.plain import State
+
 
 def freeze(env: VecEnv, to_reset: bool = False) -> bytes:
     """Return the environment as bytes.
@@ -73,14 +75,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(obj)
 
 
-def _thaw_wrapper(cls: type[VecEnvWrapper], state: dict[str, Any]) -> VecEnvWrapper:
+def _thaw_wrapper(cls: type[VecEnvWrapper], state: State) -> VecEnvWrapper:
     wrapper = cls.__new__(cls)
     wrapper.__dict__.update(state)
     wrapper.class_attributes = dict(inspect.getmembers(cls))
     return wrapper
 
 
-def _set_state(obj: Any, state: dict[str, Any]) -> None:
+def _set_state(obj: Any, state: State) -> None:
     obj.__dict__.update(state)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from rlsd.actors import algorithm_name
 from rlsd.observations import Beside, as_array, as_items, with_context
+from rlsd.plain import SavedState, State
 from rlsd.sources import NewStates, ReplaySource, RolloutSource, Source
 
 #: The key of the episode's number among those of a state. 0 is an episode whose beginning nobody saw.
@@ -82,9 +83,9 @@ class EpisodeSource(Source):
         self._current = numbers[-1].copy()
         return numbers.ravel()
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return self._source.state() | {"next_episode": self._next, "episodes": self._current.tolist()}
 
-    def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, state: SavedState) -> None:  # noqa: D102
         self._source.load(state)
         self._next, self._current = int(state["next_episode"]), np.array(state["episodes"], np.int64)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -19,6 +18,7 @@ from rlsd.actors import Actor, algorithm_name
 from rlsd.clock import StepCounter
 from rlsd.config import Answer, checked_number, number
 from rlsd.distributions import Family, Point
+from rlsd.plain import SavedState, State
 from rlsd.returns import Episodes
 
 
@@ -59,11 +59,11 @@ class GateState:
         """Return how far the gate is open for each state of a minibatch, ``(batch,)``; None for fully, everywhere."""
         return None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the gate's state as plain data."""
         return {}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: SavedState) -> None:
         """Load what :meth:`state` returned."""
 
 
@@ -97,10 +97,10 @@ class ReturnComparison(GateState):
         behind = (self.teacher - student - 2.0 * present.error) / span
         return min(max((behind - self.margin) / self.width, 0.0), 1.0)
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return {"teacher": self.teacher, "lowest": self.lowest, "highest": self.highest}
 
-    def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, state: SavedState) -> None:  # noqa: D102
         self.teacher, self.lowest, self.highest = state["teacher"], state["lowest"], state["highest"]
 
 
@@ -117,10 +117,10 @@ class BehindState(GateState):
             self.open = min(max((self.teacher - present.mean) / (self.teacher - self.start), 0.0), 1.0)
         return self.open
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return {"open": self.open}
 
-    def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, state: SavedState) -> None:  # noqa: D102
         self.open = float(state["open"])
 
 
@@ -154,10 +154,10 @@ class ValueComparison(GateState):
         now = torch.stack([count + 1.0, mean + share * gap, spread])
         self.running = torch.where(torch.isfinite(now).all(), now, self.running)
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return {"running": self.running.tolist()}
 
-    def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, state: SavedState) -> None:  # noqa: D102
         self.running = torch.tensor(state["running"], dtype=torch.float32)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
@@ -30,7 +28,7 @@ def joined(agent: BaseAlgorithm, first: list[BaseCallback], then: BaseCallback) 
     return both
 
 
-def at_boundary(agent: Any, callback: BaseCallback) -> None:
+def at_boundary(agent: BaseAlgorithm, callback: BaseCallback) -> None:
     """Tell callbacks what the latest update noticed, and then that nothing of the coming rollout has happened yet."""
     distiller = getattr(agent, "distiller", None)
     for event in distiller.untold() if distiller is not None else ():

@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from rlsd.plain import SavedState, State
 
 
 class Metrics:
@@ -98,11 +99,11 @@ class Activity:
             return f"pulled in {self.pulled:,} of {self.updates:,} updates, steps {self.first:,} to {self.last:,}"
         return f"idle in all {self.updates:,} updates"
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return it as plain data."""
         return asdict(self)
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: SavedState) -> None:
         """Load what :meth:`state` returned."""
         for name in asdict(self):
             value = state.get(name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -16,6 +16,7 @@ from rlsd.divergences import Divergence
 from rlsd.injection import Gradient, clip_and_sanitize, eval_mode
 from rlsd.metrics import Metrics
 from rlsd.observations import Normalization, as_items, from_items
+from rlsd.plain import SavedState, State
 from rlsd.strength import Coefficient, Feedback
 from rlsd.targets import Batch, TargetCache
 from rlsd.timing import Timing
@@ -301,7 +302,7 @@ class Penalty:
         ratio = None if self._ratio is None else float(self._ratio)
         return Feedback(mean, _policy_loss(agent), ratio)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the counters as plain data."""
         return {
             "steps": self.steps,
@@ -313,7 +314,7 @@ class Penalty:
             "at_once": self._pace.at_once,
         }
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: SavedState) -> None:
         """Load what :meth:`state` returned."""
         self.steps, self.deposits = int(state["steps"]), int(state["deposits"])
         self.drawn, self._begun_at = int(state["drawn"]), int(state["begun_at"])

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import json
 import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
+
+#: What an object saves besides its tensors, by name: numbers, texts, lists and mappings that JSON can hold.
+State = dict[str, Any]
+#: The same, read from a file.
+SavedState = Mapping[str, Any]
 
 #: How deep lists and mappings may lie in each other, and how many values there may be in all, repeated ones each time.
 #: A config of rlsd is 6 deep and holds 50 values; a table of rl_zoo3's holds 2,000.

@@ -10,6 +10,8 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from rlsd.plain import SavedState, State
+
 #: Enough episodes to tell something, and few enough to tell it in time: a mean over many lags behind the policy.
 EPISODES = 20
 #: Fewer do not tell how far chance carries their mean: they may be alike by chance, and a single one always is. Where
@@ -99,7 +101,9 @@ class Episodes:
         self._sums, self._whole = np.zeros(agent.n_envs), np.ones(agent.n_envs, dtype=bool)
         self._at = agent.num_timesteps
 
-    def rewarded(self, agent: Any, rewards: np.ndarray, dones: np.ndarray, infos: Sequence[Mapping[str, Any]]) -> None:
+    def rewarded(
+        self, agent: BaseAlgorithm, rewards: np.ndarray, dones: np.ndarray, infos: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Add the rewards of a step, ``(n_envs,)``, and record the episodes that ended without a word to SB3."""
         normalizing = agent.get_vec_normalize_env()
         self._sums += rewards if normalizing is None else normalizing.get_original_reward()
@@ -112,7 +116,7 @@ class Episodes:
                 self._add([float(told["r"])])
             self._sums[i], self._whole[i] = 0.0, True
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return where it stands, as plain data."""
         return {
             "returns": list(self._returns),
@@ -122,7 +126,7 @@ class Episodes:
             "at": self._at,
         }
 
-    def load(self, agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    def load(self, agent: BaseAlgorithm, state: SavedState) -> None:
         """Load what :meth:`state` returned, of the episodes that had ended when the agent was saved."""
         self._returns = [float(value) for value in state["returns"]]
         self.count, self._asked = len(self._returns), bool(state["asked"])
@@ -131,7 +135,7 @@ class Episodes:
         self._latest = agent.ep_info_buffer[-1] if agent.ep_info_buffer else None
 
 
-def _keeps_too_few(agent: Any) -> bool:
+def _keeps_too_few(agent: BaseAlgorithm) -> bool:
     """Tell whether SB3 forgets episodes that count, and a recorder can see them: ARS has no rollouts."""
     return agent._stats_window_size < FEWEST and hasattr(agent, "collect_rollouts")
 

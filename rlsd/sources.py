@@ -29,6 +29,7 @@ from rlsd.observations import (
     with_context,
     wrappers_around,
 )
+from rlsd.plain import SavedState, State
 from rlsd.recording import RawObservations
 
 #: What every replay buffer has in SB3, by which its states are found.
@@ -57,22 +58,22 @@ class Source(ABC):
     """Hands over the states that an agent met since it was last asked."""
 
     @abstractmethod
-    def new(self, agent: Any) -> Iterator[NewStates]:
+    def new(self, agent: BaseAlgorithm) -> Iterator[NewStates]:
         """Give the new states, some at a time."""
 
     def recorder(self, agent: BaseAlgorithm) -> BaseCallback | None:
         """Return the callback that must watch the coming rollout, None when the agent's buffer holds all we need."""
         return None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return where the source stands, as plain data."""
         return {}
 
-    def load(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most sources have nothing to remember
+    def load(self, state: SavedState) -> None:  # noqa: B027 - most sources have nothing to remember
         """Load what :meth:`state` returned."""
 
 
-def context_bytes(agent: Any, actor: Actor) -> int:
+def context_bytes(agent: BaseAlgorithm, actor: Actor) -> int:
     """Return the bytes of what is stored beside each observation: a mask, a recurrent memory."""
     if not isinstance(agent, OnPolicyAlgorithm):
         return 0
@@ -176,15 +177,15 @@ class ReplaySource(Source):
         for some in blocks(len(rows), self._row_bytes):
             yield NewStates(_flattened({key: array[rows[some]] for key, array in items.items()}, agent), rows[some])
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return {"taken": self._taken, "mark": self._mark}
 
-    def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, state: SavedState) -> None:  # noqa: D102
         self._taken = None if state["taken"] is None else int(state["taken"])
         self._mark = int(state["mark"])
 
 
-def _check_buffer(agent: Any, buffer: Any, setting: str, names: tuple[str, ...]) -> None:
+def _check_buffer(agent: BaseAlgorithm, buffer: Any, setting: str, names: tuple[str, ...]) -> None:
     """Raise when states cannot be read from a buffer as from SB3's: row by row, each of one state an environment.
 
     :raises TypeError: then.
@@ -238,7 +239,7 @@ class EvaluationSource(Source):
             items = {key: raw_of(env, key, value) for key, value in as_items(seen).items()}
         self._steps.append({key: np.array(value[number : number + 1]) for key, value in items.items()})
 
-    def new(self, agent: Any) -> Iterator[NewStates]:  # noqa: D102
+    def new(self, agent: BaseAlgorithm) -> Iterator[NewStates]:  # noqa: D102
         steps, self._steps = self._steps, []
         for some in blocks(len(steps), observation_bytes(agent.observation_space)):
             chunk = steps[some]

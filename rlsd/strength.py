@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -17,6 +17,7 @@ from rlsd.actors import Actor, algorithm_name
 from rlsd.clock import StepCounter
 from rlsd.config import Answer, answers, checked_number, choice, integer, number
 from rlsd.gates import Gate, GateInput
+from rlsd.plain import SavedState, State
 from rlsd.returns import Episodes
 
 _SHAPES: dict[str, Callable[[float, float, float], float]] = {
@@ -50,11 +51,11 @@ class Controller:
         """Record how an update went."""
         raise NotImplementedError
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return its state as plain data."""
         return {}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: SavedState) -> None:
         """Load what :meth:`state` returned."""
 
 
@@ -175,10 +176,10 @@ class AdaptiveKLController(Controller):
         elif found < wanted.target / wanted.tolerance:
             self.value = max(self.value / wanted.factor, wanted.low)
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return {"value": self.value}
 
-    def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, state: SavedState) -> None:  # noqa: D102
         self.value = float(state["value"])
 
 
@@ -256,10 +257,10 @@ class RelativeController(Controller):
             )
         return abs(feedback.loss), abs(feedback.divergence)
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return {"value": self.value, "seen": [list(pair) for pair in self.seen]}
 
-    def load(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, state: SavedState) -> None:  # noqa: D102
         self.value = float(state["value"])
         self.seen.clear()
         self.seen.extend((float(own), float(penalty)) for own, penalty in state["seen"])
@@ -376,12 +377,12 @@ class Coefficient:
             found.append(weights)
         return torch.stack(found).prod(0) if found else None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the state of control and gates as plain data."""
         control = {} if self.control is None else self.control.state()
         return {"control": control, "gates": [gate.state() for gate in self.gates], "value": self.value}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: SavedState) -> None:
         """Load what :meth:`state` returned."""
         if self.control is not None:
             self.control.load(state["control"])

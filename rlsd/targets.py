@@ -19,6 +19,7 @@ from rlsd.chunks import FIRST, Pace
 from rlsd.distributions import Family
 from rlsd.gates import GateInput
 from rlsd.observations import Observations, zeros
+from rlsd.plain import SavedState, State
 from rlsd.sources import NewStates
 from rlsd.states import StateStore
 from rlsd.states.base import MOST_AHEAD
@@ -223,12 +224,12 @@ class TargetCache:
         slots = self.store.slots()
         return slots if len(slots) and slots[-1] != len(slots) - 1 else slice(len(slots))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the store's counters and generator, and how many states go through at a time, as plain data."""
         stored = {} if self.shared else self.store.state()
         return stored | {"at_once": [self._asking.at_once, self._holding.at_once]}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def load(self, tensors: Mapping[str, Tensor], state: SavedState) -> None:
         """Load what :meth:`tensors` and :meth:`state` returned."""
         stored = {name.removeprefix("states/"): t for name, t in tensors.items() if name.startswith("states/")}
         for pace, at_once in zip((self._asking, self._holding), state.get("at_once", (None, None)), strict=True):

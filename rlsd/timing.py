@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -15,6 +15,7 @@ from rlsd.actors import Actor
 from rlsd.clock import StepCounter
 from rlsd.config import Answer, integer
 from rlsd.divergences import Divergence
+from rlsd.plain import SavedState, State
 from rlsd.returns import Episodes
 from rlsd.states import StateStore
 from rlsd.strength import Coefficient, Strength
@@ -76,11 +77,11 @@ class AuxiliaryTraining(ABC):
         """Return its tensors by name."""
         return {}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the rest of its state as plain data."""
         return {}
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: B027
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:  # noqa: B027
         """Load what :meth:`tensors` and :meth:`state` returned."""
 
 

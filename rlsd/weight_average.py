@@ -16,6 +16,7 @@ from rlsd.actors.base import uncompiled
 from rlsd.clock import StepCounter
 from rlsd.io import files
 from rlsd.io.archives import dates_that_zips_take, with_suffix
+from rlsd.plain import SavedState, State
 from rlsd.plain_copy import plain_copy
 from rlsd.teachers.frozen_policy import named_tensors
 
@@ -107,7 +108,7 @@ class WeightAverage:
         """Return the averaged tensors by name."""
         return dict(self._tensors)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the rest as plain data."""
         return {
             "horizon": self.horizon,
@@ -116,7 +117,7 @@ class WeightAverage:
             "clock": self._clock.state(),
         }
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def load(self, tensors: Mapping[str, Tensor], state: SavedState) -> None:
         """Load what :meth:`tensors` and :meth:`state` returned.
 
         :raises ValueError: when they do not fit the agent's policy.

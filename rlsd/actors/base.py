@@ -99,7 +99,7 @@ class Actor(ABC):
         """Return an example of :meth:`context` for ``n`` observations."""
         return {}
 
-    def context(self, agent: Any) -> dict[str, np.ndarray]:
+    def context(self, agent: BaseAlgorithm) -> dict[str, np.ndarray]:
         """Return what, besides the observations, decided the actions of the finished rollout.
 
         :return: arrays ``(n_steps * n_envs, *shape)`` under keys that begin with ``"@"``, stored with the states.
@@ -157,7 +157,7 @@ def refusal(agent: BaseAlgorithm, reason: str) -> str:
     )
 
 
-def algorithm_name(agent: Any) -> str:
+def algorithm_name(agent: BaseAlgorithm) -> str:
     """Return the name of an agent's algorithm, ``"PPO"`` also where it is distilled."""
     return type(agent).__name__
 

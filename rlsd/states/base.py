@@ -16,6 +16,7 @@ from torch import Tensor
 from rlsd.config import Answer, switch
 from rlsd.memory import check_states
 from rlsd.observations import Observations, blocks, finite_rows, from_items, from_names, storage_dtype, to_names, zeros
+from rlsd.plain import SavedState, State
 
 #: Minibatches drawn ahead at a time: enough to fill a large forward.
 MOST_AHEAD = 64
@@ -141,11 +142,11 @@ class StateStore:
         """Return stored states by key, as many as are at hand: they show what a state looks like."""
         return from_names(self.tensors())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return counters and generator as plain data."""
         return {"count": self.count, "rejected": self.rejected, "generator": self._generator.bit_generator.state}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:
+    def load(self, tensors: Mapping[str, Tensor], state: SavedState) -> bool:
         """Load what :meth:`tensors` and :meth:`state` returned.
 
         :return: whether some begin anew instead, as where an agent was loaded with fewer environments and its buffer is

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from rlsd.episodes import EPISODE
 from rlsd.memory import check_states
 from rlsd.observations import Observations, from_items
+from rlsd.plain import SavedState, State
 from rlsd.states.reservoir import Reservoir, ReservoirStore
 
 
@@ -81,13 +81,13 @@ class EpisodeStore(ReservoirStore):
     def gather(self, slots: np.ndarray, index: Tensor) -> Observations:  # noqa: D102
         return from_items({key: array[index] for key, array in self._arrays.items() if key != EPISODE})
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return super().state() | {"task": self._task, "offered": self._offered}
 
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         return super().tensors() | {"@task": torch.from_numpy(self.tasks[: self.count])}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:  # noqa: D102
+    def load(self, tensors: Mapping[str, Tensor], state: SavedState) -> bool:  # noqa: D102
         stored = dict(tensors)
         tasks = stored.pop("@task", torch.zeros(0, dtype=torch.int64))
         anew = super().load(stored, state)

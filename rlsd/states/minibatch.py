@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlsd.actors import algorithm_name
 from rlsd.observations import Normalization, Observations, as_items, finite_rows, from_items
+from rlsd.plain import SavedState
 from rlsd.states.base import States, StateStore
 from rlsd.states.replay_buffer import ReplayBufferStore
 
@@ -121,7 +122,7 @@ class RolloutMinibatchStore(StateStore):
     def examples(self) -> dict[str, Tensor]:  # noqa: D102
         return {}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:
+    def load(self, tensors: Mapping[str, Tensor], state: SavedState) -> bool:
         """Take up the counters, and which slots were held where a rollout still has as many."""
         held, count = tensors["held"].numpy(), int(state["count"])
         if held.shape != (count,) or held.min(initial=0) < 0:

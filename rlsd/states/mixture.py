@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlsd.config import answers, checked_number, integer
 from rlsd.observations import Observations, as_items, from_items
-from rlsd.plain import shown
+from rlsd.plain import SavedState, State, shown
 from rlsd.states.base import States, StateStore, check_batch
 from rlsd.states.recent import Recent
 from rlsd.states.reservoir import Reservoir
@@ -88,10 +88,10 @@ class MixtureStore(StateStore):
     def examples(self) -> dict[str, Tensor]:  # noqa: D102
         return next((held for part in self.parts if (held := part.examples())), {})
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return {"parts": [part.state() for part in self.parts]}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:  # noqa: D102
+    def load(self, tensors: Mapping[str, Tensor], state: SavedState) -> bool:  # noqa: D102
         anew = False
         for i, (part, saved) in enumerate(zip(self.parts, state["parts"], strict=True)):
             own = {name.removeprefix(f"{i}/"): t for name, t in tensors.items() if name.startswith(f"{i}/")}

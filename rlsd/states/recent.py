@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from rlsd.config import integer
 from rlsd.memory import check_states
+from rlsd.plain import SavedState, State
 from rlsd.states.base import States, StateStore, checked_capacity
 
 
@@ -30,10 +30,10 @@ class RecentStore(StateStore):
         self.count = min(self.count + n, self.capacity)
         return kept, slots
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return super().state() | {"next": self._next}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:  # noqa: D102
+    def load(self, tensors: Mapping[str, Tensor], state: SavedState) -> bool:  # noqa: D102
         self._next = int(state["next"])
         return super().load(tensors, state)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from rlsd.actors import algorithm_name
 from rlsd.config import integer
 from rlsd.observations import Observations, as_array, as_items, from_items, storage_dtype
+from rlsd.plain import SavedState
 from rlsd.states.base import States, StateStore, check_batch
 
 
@@ -70,7 +71,7 @@ class ReplayBufferStore(StateStore):
     def at_hand(self) -> int:  # noqa: D102
         return self.count if self._views else 0
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bool:
+    def load(self, tensors: Mapping[str, Tensor], state: SavedState) -> bool:
         """Take up the counters; the states come with the agent's own buffer."""
         count, self.rejected = int(state["count"]), int(state["rejected"])
         self._generator.bit_generator.state = state["generator"]

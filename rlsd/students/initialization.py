@@ -27,7 +27,7 @@ TARGETS = {
 }
 
 
-def fresh_policy(agent: Any, generator: np.random.Generator) -> BasePolicy:
+def fresh_policy(agent: BaseAlgorithm, generator: np.random.Generator) -> BasePolicy:
     """Return a policy of the agent's class and settings, initialised by SB3 as a new agent's would be.
 
     :param generator: decides the weights; the global generators are left as they were.

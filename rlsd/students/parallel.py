@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from rlsd.injection import Injection, clip_and_sanitize, eval_mode
 from rlsd.optimizers import load_state, optimizers_of, parameters_of, state_tensors
+from rlsd.plain import SavedState, State
 from rlsd.rng import private_numbers
 from rlsd.states import StateStore
 from rlsd.students.imitation_loss import ImitationLoss
@@ -91,11 +92,11 @@ class ParallelStudent:
             out |= {f"optimizer {name}/{key}": tensor for key, tensor in state_tensors(optimizer).items()}
         return out
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the rest as plain data."""
         return {"rounds": self._rounds}
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def load(self, tensors: Mapping[str, Tensor], state: SavedState) -> None:
         """Load what :meth:`tensors` and :meth:`state` returned."""
         optimizers = optimizers_of(self.policy)
         parts: dict[str, dict[str, Tensor]] = {key: {} for key in ("policy", *(f"optimizer {n}" for n in optimizers))}

@@ -20,6 +20,7 @@ from rlsd.injection import eval_mode
 from rlsd.memory import check_states
 from rlsd.observations import Normalization, Observations, as_array
 from rlsd.optimizers import load_state, state_tensors
+from rlsd.plain import SavedState, State
 from rlsd.rng import own_generator
 from rlsd.sources import context_bytes
 from rlsd.strength import Feedback
@@ -95,7 +96,7 @@ class Phases(AuxiliaryTraining):
             teacher.restart(agent)
         self.rollouts.clear()
 
-    def _run(self, agent: Any, beta: float) -> None:
+    def _run(self, agent: BaseAlgorithm, beta: float) -> None:
         teacher, size = self._distiller.teacher, self._distiller.actor.family.size
         wants = teacher.wants
         every = np.arange(self.rollouts.count)
@@ -130,7 +131,12 @@ class Phases(AuxiliaryTraining):
         self._report(torch.stack(sums).mean(0))
 
     def terms(
-        self, agent: Any, seen: Observations, taught: GateInput, returns: Tensor, weights: Tensor | None = None
+        self,
+        agent: BaseAlgorithm,
+        seen: Observations,
+        taught: GateInput,
+        returns: Tensor,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Return the means of D, of ``(V_aux - V_targ)**2`` and of ``(V - V_targ)**2``, in this order.
 
@@ -183,7 +189,7 @@ class Phases(AuxiliaryTraining):
         out |= {f"head/{name}": tensor.detach() for name, tensor in self.head.named_parameters()}
         return out | {f"optimizer/{name}": tensor for name, tensor in state_tensors(self.optimizer).items()}
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return {
             "updates": self.updates,
             "phases": self.phases,
@@ -191,7 +197,7 @@ class Phases(AuxiliaryTraining):
             "generator": self._generator.bit_generator.state,
         }
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:  # noqa: D102
         parts: dict[str, dict[str, Tensor]] = {"rollouts": {}, "head": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -16,6 +16,7 @@ from rlsd.actors.on_policy import RecurrentActorCritic
 from rlsd.actors.random_search import search_around
 from rlsd.config import choice, integer, number
 from rlsd.optimizers import forget, load_state, optimizers_of, state_tensors
+from rlsd.plain import SavedState, State
 from rlsd.rng import own_generator
 from rlsd.strength import Strength
 from rlsd.students.imitation import imitate
@@ -39,7 +40,7 @@ class PolicyReset(AuxiliaryTraining):
     :raises TypeError: when the agent cannot be reborn, or not in this mode.
     """
 
-    def __init__(self, answer: Reborn, distiller: Distillation, agent: Any) -> None:
+    def __init__(self, answer: Reborn, distiller: Distillation, agent: BaseAlgorithm) -> None:
         _check(answer, distiller, agent)
         self.answer, self._distiller = answer, distiller
         self._generator = own_generator(agent.seed, _STREAM)
@@ -156,7 +157,7 @@ class PolicyReset(AuxiliaryTraining):
             out |= {f"student/{name}": tensor for name, tensor in self.companion.tensors().items()}
         return out
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return {
             "began": self.began,
             "counts": [self.rebirths, self.refused, self.returned],
@@ -167,7 +168,7 @@ class PolicyReset(AuxiliaryTraining):
             "generator": self._generator.bit_generator.state,
         }
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:  # noqa: D102
         parts: dict[str, dict[str, Tensor]] = {"old": {}, "student": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
@@ -184,7 +185,7 @@ class PolicyReset(AuxiliaryTraining):
         self._generator.bit_generator.state = state["generator"]
 
 
-def take_over(agent: Any, student: BasePolicy, with_optimizers: bool) -> None:
+def take_over(agent: BaseAlgorithm, student: BasePolicy, with_optimizers: bool) -> None:
     """Put a student's weights into the agent's own networks, so that all that refers to these stays valid.
 
     :param with_optimizers: whether the student's optimizers, which trained it, come with it; else the agent's start
@@ -199,7 +200,7 @@ def take_over(agent: Any, student: BasePolicy, with_optimizers: bool) -> None:
     search_around(agent)
 
 
-def _check(answer: Reborn, distiller: Distillation, agent: Any) -> None:
+def _check(answer: Reborn, distiller: Distillation, agent: BaseAlgorithm) -> None:
     name = algorithm_name(agent)
     actor = distiller.actor
     if not distiller.states.ahead:

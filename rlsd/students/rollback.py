@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 
 from rlsd.actors.random_search import search_around
 from rlsd.optimizers import load_state, state_tensors
+from rlsd.plain import SavedState, State
 from rlsd.returns import Episodes, SmoothedReturn, mean_and_error
 from rlsd.teachers.frozen_policy import copy_into, named_tensors
 
@@ -43,7 +43,7 @@ class RollbackGuard:
         """Whether a student is on probation."""
         return self.before is not None
 
-    def begin(self, agent: Any) -> None:
+    def begin(self, agent: BaseAlgorithm) -> None:
         """Keep the agent as it is, to be replaced now. Where it cannot be judged, nobody will be on probation."""
         before = self._ended.smoothed(agent)
         if before is None:
@@ -77,7 +77,7 @@ class RollbackGuard:
         span = max(self.highest, before.mean) - min(self.lowest, before.mean)
         return before.mean - mean - 2.0 * error <= self.tolerance * span
 
-    def bring_back(self, agent: Any) -> None:
+    def bring_back(self, agent: BaseAlgorithm) -> None:
         """Make the agent what it was before the student took over: weights, optimizers and variables."""
         parts: dict[str, dict[str, Tensor]] = {"policy": {}, "variables": {}}
         parts |= {f"optimizer {name}": {} for name in _optimizers(agent)}
@@ -99,7 +99,7 @@ class RollbackGuard:
         """Return the predecessor's tensors by name."""
         return dict(self.old)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the rest as plain data."""
         return {
             "lowest": self.lowest,
@@ -109,7 +109,7 @@ class RollbackGuard:
             "skip": self._skip,
         }
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:
         """Load what :meth:`tensors` and :meth:`state` returned."""
         self.lowest, self.highest = state["lowest"], state["highest"]
         self.before = None if state["before"] is None else SmoothedReturn(*map(float, state["before"]))

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from rlsd.change import ChangeEvent
 from rlsd.clock import StepCounter
 from rlsd.config import Answer
 from rlsd.observations import Observations, as_items
+from rlsd.plain import SavedState, State
 from rlsd.returns import Episodes
 from rlsd.states import StateStore
 
@@ -190,11 +190,11 @@ class Teacher(ABC):
         """Return the teacher's tensors by name."""
         return {}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the rest of the teacher's state as plain data."""
         return {"version": self.version, "refreshed_at": self.refreshed_at}
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:
         """Load what :meth:`tensors` and :meth:`state` returned."""
         self.version, self.refreshed_at = int(state["version"]), state["refreshed_at"]
 

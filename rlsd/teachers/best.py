@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor
 from rlsd.config import checked_number, choice, integer
+from rlsd.plain import SavedState, State
 from rlsd.returns import mean_and_error
 from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
@@ -93,11 +93,11 @@ class BestTeacher(SnapshotTeacher):
         judged = {} if self.candidate is None else self.candidate.tensors()
         return out | {f"candidate/{name}": tensor for name, tensor in judged.items()}
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         mine = {"mark": self.mark, "returns": self.returns, "taken_at": self._taken_at}
         return super().state() | mine | {"changed": self._changed}
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:  # noqa: D102
         parts = split_parts(tensors, {"best", "candidate"})
         super().load(agent, parts.get("best", {}), state)
         self.candidate = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from rlsd.chunks import Pace
 from rlsd.config import integer, number
 from rlsd.distributions import Family
 from rlsd.observations import Observations
+from rlsd.plain import SavedState, State
 from rlsd.states import StateStore
 from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
@@ -159,10 +159,10 @@ class CascadeTeacher(JoinedTeacher):
             out |= {f"{k}/{name}": tensor for name, tensor in hidden.tensors().items()}
         return out
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return super().state() | {"generator": self._generator.bit_generator.state, "at_once": self._pace.at_once}
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:  # noqa: D102
         super().load(agent, tensors, state)
         self._generator.bit_generator.state = state["generator"]
         self._pace.load(state.get("at_once"))

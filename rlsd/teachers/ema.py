@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -13,6 +12,7 @@ from torch import Tensor
 from rlsd.actors import Actor
 from rlsd.config import integer, number
 from rlsd.observations import Normalization
+from rlsd.plain import SavedState, State
 from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen_policy import named_tensors
 from rlsd.teachers.snapshot import SnapshotTeacher
@@ -53,10 +53,10 @@ class EmaTeacher(SnapshotTeacher):
         """Return the factor on the weight of the policies in the average as another enters it."""
         return self.decay
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return super().state() | {"weight": self.weight}
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:  # noqa: D102
         super().load(agent, tensors, state)
         self.weight = float(state["weight"])
 

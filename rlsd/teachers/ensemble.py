@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd.actors import Actor
 from rlsd.config import integer
+from rlsd.plain import SavedState
 from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
 from rlsd.teachers.joined import JoinedTeacher
@@ -45,7 +45,7 @@ class EnsembleTeacher(JoinedTeacher):
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         return {f"{i}/{name}": t for i, member in enumerate(self._members) for name, t in member.tensors().items()}
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:  # noqa: D102
         super().load(agent, tensors, state)
         parts = split_parts(tensors)
         if len(parts) != min(self.version, self.k):

@@ -20,7 +20,7 @@ from rlsd.actors.on_policy import FORBIDDEN
 from rlsd.config import number
 from rlsd.distributions import Bernoulli, Categorical, Family, Gaussian, Point, QValues
 from rlsd.observations import Observations, as_items, from_items, split_context, with_context
-from rlsd.plain import shown
+from rlsd.plain import SavedState, shown
 from rlsd.teachers.base import Teacher, TeacherConfig
 from rlsd.teachers.outside import checked_view, seen_by, seen_space
 
@@ -117,7 +117,7 @@ class ExpertTeacher(Teacher):
         low, high = self._bounds
         return (2.0 * (actions - low) / (high - low) - 1.0).clamp(-most, most)
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:  # noqa: D102
         super().load(agent, tensors, state)
         self._look_at(agent)
 

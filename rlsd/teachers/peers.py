@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlsd.actors import Actor, RecurrentActorCritic
 from rlsd.config import integer
-from rlsd.plain import shown
+from rlsd.plain import SavedState, State, shown
 from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.frozen import misfit
 from rlsd.teachers.frozen_policy import FrozenPolicy, split_parts
@@ -166,12 +166,12 @@ class PeersTeacher(JoinedTeacher):
             held[0] = self.shown.frozen.tensors()
         return {f"{place}/{name}": tensor for place, named in held.items() for name, tensor in named.items()}
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         numbers = {str(place): copy.number for place, copy in self.copies.items()}
         shown = None if self.shown is None else self.shown.number
         return super().state() | {"place": self._place, "shown": shown, "numbers": numbers}
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:
         """Take up what was saved. A peer's copy is built as the agent is, or as the peer once that is loaded too."""
         super().load(agent, tensors, state)
         self._place = int(state["place"])
@@ -209,7 +209,7 @@ class PeersTeacher(JoinedTeacher):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_company": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: State) -> None:
         self.__dict__.update(state)
         self._enter()
 

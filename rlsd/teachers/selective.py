@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from rlsd.actors import Actor
 from rlsd.chunks import Pace
 from rlsd.config import integer, number
 from rlsd.observations import Observations, from_items, from_names, storage_dtype, to_names
+from rlsd.plain import SavedState, State
 from rlsd.states import StateStore
 from rlsd.teachers.base import TeacherConfig
 from rlsd.teachers.discriminator import Discriminator
@@ -150,7 +150,7 @@ class SelectiveTeacher(EmaTeacher):
             out |= {f"discriminator/{name}": tensor for name, tensor in self.discriminator.tensors().items()}
         return out
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> State:  # noqa: D102
         return super().state() | {
             "generator": self._generator.bit_generator.state,
             "next": self._next,
@@ -160,7 +160,7 @@ class SelectiveTeacher(EmaTeacher):
             "accuracy": None if self.discriminator is None else self.discriminator.accuracy,
         }
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:  # noqa: D102
         parts: dict[str, dict[str, Tensor]] = {"recent": {}, "coming": {}, "discriminator": {}}
         for part, named in parts.items():
             named.update((n.removeprefix(f"{part}/"), t) for n, t in tensors.items() if n.startswith(f"{part}/"))

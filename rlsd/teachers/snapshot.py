@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from rlsd.actors import Actor
 from rlsd.config import integer
 from rlsd.observations import Normalization, Observations
+from rlsd.plain import SavedState
 from rlsd.teachers.base import Teacher, TeacherConfig
 from rlsd.teachers.frozen_policy import FrozenPolicy
 
@@ -55,7 +55,7 @@ class SnapshotTeacher(Teacher):
     def tensors(self) -> dict[str, Tensor]:  # noqa: D102
         return self.frozen.tensors()
 
-    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:  # noqa: D102
         super().load(agent, tensors, state)
         self.frozen.load(agent, tensors)
         if self.ready and self.policy is None:
