@@ -233,6 +233,17 @@ class Answer:
         return cls(**fields)
 
 
+def own_modules(value: object) -> set[str]:
+    """Return the modules that answers come from which are not rlsd's: an answer's, or a config's with all in it."""
+    if isinstance(value, (tuple, list)):
+        return {module for item in value for module in own_modules(item)}
+    if not isinstance(value, (Answer, DistillConfig)):
+        return set()
+    module = type(value).__module__
+    found = {module} if module.partition(".")[0] != "rlsd" else set()
+    return found.union(*(own_modules(getattr(value, field.name)) for field in dataclasses.fields(value)))
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Answer):
         return value.to_dict()

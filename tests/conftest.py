@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 # Small networks run slower on several threads than on one, and tests run side by side.
 torch.set_num_threads(1)
 
-hypothesis.settings.register_profile("rlsd", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.register_profile("rlsd", deadline=None, derandomize=True, max_examples=15)
 hypothesis.settings.load_profile("rlsd")
 
 

@@ -12,6 +12,7 @@ import json
 import lzma
 import os
 import struct
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -27,13 +28,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rlsd import faults
-from rlsd.config import DistillConfig
+from rlsd.config import DistillConfig, own_modules
 from rlsd.distiller import Distiller
 from rlsd.distillers import Distillers
 from rlsd.io import files
 from rlsd.io.archives import broken, check_sizes, dates_that_zips_take, unfold, with_suffix
 from rlsd.memory import readable
-from rlsd.plain import read_json, shown
+from rlsd.plain import cut, read_json, shown
 from rlsd.several import DistillConfigs, config_from
 from rlsd.version import __version__
 from rlsd.weight_average import WeightAverage
@@ -129,6 +130,8 @@ def _append(path: Path, agent: BaseAlgorithm, distiller: Distiller | Distillers 
     with dates_that_zips_take(), zipfile.ZipFile(path, "a", strict_timestamps=False) as archive:
         if distiller is not None:
             config |= {"distill": distiller.config.to_dict(), "state": distiller.state()}
+            modules = own_modules([member.config for member in distiller.members.values()])
+            config |= {"modules": sorted(modules)} if modules else {}
             _write_tensors(archive, STATE, distiller.tensors(), path)
         if average is not None:
             config |= {"average": average.state()}
@@ -165,7 +168,11 @@ class Saved:
         try:
             return None if answers is None else config_from(answers)
         except ValueError as error:
-            raise ValueError(f"{self.path}: {error}") from error
+            wanted = self.data.get("modules")
+            names = map(str, wanted) if isinstance(wanted, list) else ()
+            missing = [name for name in names if name not in sys.modules]
+            cure = f"; import {cut(', '.join(missing))} first, where such answers were defined" if missing else ""
+            raise ValueError(f"{self.path}: {error}{cure}") from error
 
     def answers(self, config: DistillConfig | DistillConfigs | None) -> bool:
         """Tell whether the state was saved with these answers; functions are compared by their names."""

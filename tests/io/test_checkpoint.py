@@ -9,6 +9,7 @@ import pickle
 import re
 import struct
 import time
+import types
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -41,6 +42,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import rlsd
+from rlsd.config import _REGISTRY
 from rlsd.io import checkpoint
 from rlsd.presets import DEFAULT
 
@@ -181,6 +183,21 @@ def test_slots_of_a_minibatch_that_are_none_are_one_clear_error(held: Any, tmp_p
     rewritten(tmp_path / "agent.zip", {checkpoint.STATE: safetensors.torch.save(tensors)})
     with pytest.raises(ValueError, match=r"agent\.zip: the saved states do not fit: 16 said, .* found$"):
         SelfDistilledPPO.load(tmp_path / "agent.zip")
+
+
+def test_an_answer_whose_module_was_not_imported_is_named_with_the_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_REGISTRY, "teacher", dict(_REGISTRY["teacher"]))
+    own = types.ModuleType("my_own_teachers")
+    exec("import rlsd\nclass Mine(rlsd.Snapshot, name='mine'):\n    pass", own.__dict__)
+    distilled(distill=config(teacher=own.Mine(every=64))).save(tmp_path / "agent")
+    del _REGISTRY["teacher"]["mine"]
+    said = r"agent\.zip: unknown teacher 'mine'; .*; import my_own_teachers first, where such answers were defined$"
+    with pytest.raises(ValueError, match=said):
+        SelfDistilledPPO.load(tmp_path / "agent")
+    distilled().save(tmp_path / "ours")
+    assert "modules" not in stored(tmp_path / "ours.zip")[0]
 
 
 def test_saving_changes_nothing(tmp_path: Path) -> None:
