@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm

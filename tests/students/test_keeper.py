@@ -78,7 +78,7 @@ def test_at_a_later_change_it_is_fitted_to_all_tasks_that_were_left() -> None:
         family.kl(teacher.frozen.targets(states), one.targets(states)).mean() for one in (first, training.policy)
     )
     assert after < 0.2 * before, "it did not learn the task that was left last"
-    assert agent.distiller.present_figures()["distill/keeper_fits"] == 2.0
+    assert agent.distiller.present_metrics()["distill/keeper_fits"] == 2.0
 
 
 def test_stopped_and_resumed_it_is_as_if_never_stopped(tmp_path: Any) -> None:
