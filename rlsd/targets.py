@@ -102,7 +102,9 @@ class TargetCache:
 
     def add(self, new: NewStates) -> np.ndarray:
         """Offer new states to the store, and return the slots that hold one."""
-        return self.renew(self.store.add(new.states, new.rows))
+        slots = self.store.add(new.states, new.rows)
+        self.versions[slots] = 0
+        return slots
 
     def renew(self, slots: np.ndarray) -> np.ndarray:
         """Forget the targets of some slots, which hold new states now, and return the slots."""
