@@ -38,10 +38,14 @@ def _checks_of_arguments() -> Iterator[None]:
 def cluster() -> Iterator[None]:
     """One Ray on this machine for all tests that need it, with little memory, whose workers find the tests' modules."""
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'rlsd[ray]'")
-    with pytest.MonkeyPatch.context() as patch:
+    settings = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "object_store_memory": 100 * 2**20}
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+        warnings.simplefilter("ignore")
+        try:
+            ray.init("local", **settings)
+        except Exception:  # a busy machine may need longer than the 30 s that Ray waits
+            ray.shutdown()
+            ray.init("local", **settings)
     yield
     ray.shutdown()

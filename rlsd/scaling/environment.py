@@ -247,6 +247,8 @@ class WorkersVecEnv(VecEnv):
         self._tape, self._at, self._infos, self._updates = tape, 0, tape.step_infos(), flight.updates
         self._show_first(agent, tape)
         figures = {"fragments_lost": self.fleet.lost, "wait_seconds": waited, "collect_seconds": tape.seconds}
+        if self.fleet.nodes is not None:
+            figures["nodes"] = self.fleet.nodes
         for name, value in figures.items():
             agent.logger.record(f"scale/{name}", value)
         return tape

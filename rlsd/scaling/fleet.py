@@ -50,6 +50,11 @@ class Fleet(ABC):
     def __init__(self, sites: Sequence[Site]) -> None:
         self.sites = list(sites)
 
+    @property
+    def nodes(self) -> int | None:
+        """Nodes that the workers are on; None where nobody looks after that."""
+        return None
+
     @abstractmethod
     def tell(self, method: str, arguments: Sequence[tuple[Any, ...]], **kwargs: Any) -> list[Any]:
         """Call a method of every worker, each with its own arguments, and return the results in their order."""

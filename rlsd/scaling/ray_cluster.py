@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import socket
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 _CONNECT = 10.0  # seconds
@@ -38,13 +41,25 @@ def connect(address: str | None, init: Mapping[str, Any]) -> bool:
     else:
         _knock(address)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _own_sigterm():
             warnings.simplefilter("ignore")  # of Ray's own plans
-            ray.init(address=address, **settings)
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+            # Of None, Ray makes the cluster that was last started on this machine, whosever it is.
+            ray.init(address=address or "local", **settings)
+    except Exception as error:  # Ray raises bare ones, too
         where = "on this machine" if address is None else f"at {address!r}"
         raise ValueError(f"no Ray cluster {where}: {' '.join(str(error).split())[:300]}") from error
     return address is None
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what this process does at SIGTERM, such as to save: Ray lets it exit at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _knock(address: str) -> None:

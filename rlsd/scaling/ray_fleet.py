@@ -13,6 +13,7 @@ import numpy as np
 from rlsd.scaling.collector import versions
 from rlsd.scaling.fleet import Fleet, Site, WorkersLost, fresh_seed, tell_of_loss
 from rlsd.scaling.fragment import Fragment, Plan
+from rlsd.scaling.placing import placed
 from rlsd.scaling.ray_cluster import connect, import_ray
 
 _BACK_OFF = 1.0  # seconds before the first start anew; each further one waits twice as long
@@ -47,6 +48,7 @@ class RayFleet(Fleet):
     :param restarts: how often in a row a worker is started anew.
     :param init: further arguments of ``ray.init``.
     :param options: further options of the actors.
+    :param elastic: place the workers by the nodes that are there, and anew when these change.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class RayFleet(Fleet):
         restarts: int,
         init: Mapping[str, Any],
         options: Mapping[str, Any],
+        elastic: bool = False,
     ) -> None:
         super().__init__(sites)
         self._ray = import_ray()
@@ -64,28 +67,83 @@ class RayFleet(Fleet):
         if started or _ON_OURS:
             _ON_OURS.add(id(self))
         self._timeout, self._restarts = timeout, restarts
-        there = float(self._ray.cluster_resources().get("CPU", 0))
-        self._options = {
-            "num_cpus": share_of(there, len(sites)),
-            "max_restarts": 0,
-            **options,
-        }
+        share = share_of(float(self._ray.cluster_resources().get("CPU", 0)), len(sites))
+        # Elastic workers go where they are put, and what a node has left must not keep them from it.
+        self._options = {"num_cpus": 0 if elastic else share, "max_restarts": 0, **options}
+        self._elastic, self._at = elastic, [""] * len(sites)
+        if elastic:
+            self._known = self._nodes()
+            self._at = placed(self._known, self._at)
         self._acting: tuple[Any, int] | None = None
         self._in_a_row = [0] * len(sites)
         self._attempts = 0
-        self._actors = [self._made(site) for site in self.sites]
+        self._actors = [self._made(number) for number in range(len(sites))]
         for number in range(len(sites)):
             self._greet(number)
 
-    def _made(self, site: Site) -> Any:
-        return self._ray.remote(_Worker).options(**self._options).remote(site)
+    def _made(self, number: int) -> Any:
+        options = dict(self._options)
+        if self._elastic:
+            affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+            options["scheduling_strategy"] = affinity(self._at[number], soft=True)
+        return self._ray.remote(_Worker).options(**options).remote(self.sites[number])
 
     def _greet(self, number: int) -> None:
         """Wait until a worker is there, and see that it runs what we run."""
-        other = different(self._wait(number, self._actors[number].hello.remote()), versions())
+        other = self._unlike(number)
         if other:
             self.close()
             raise ValueError(f"worker {number} runs other versions: {other}. Install the same on every node")
+
+    def _unlike(self, number: int) -> str:
+        """Return which versions a worker has that we do not, empty for none."""
+        return different(self._wait(number, self._actors[number].hello.remote()), versions())
+
+    def _nodes(self) -> dict[str, float]:
+        """Return the CPUs of each node that workers can be on."""
+        needed = self._options.get("resources", {})
+        alive = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        fits = {name: r for name, r in alive.items() if all(r.get(key, 0) >= n for key, n in needed.items())} or alive
+        cpus = {name: float(r.get("CPU", 0)) for name, r in fits.items()}
+        return {name: n for name, n in cpus.items() if n > 0} or dict.fromkeys(cpus, 1.0)
+
+    def _spread(self) -> None:
+        """Move workers to nodes that joined; those of a node that left are started anew when they are asked."""
+        nodes = self._nodes()
+        if nodes == self._known:
+            return
+        self._known = nodes
+        for number, node in enumerate(placed(nodes, self._at)):
+            if self._at[number] in nodes and node != self._at[number]:
+                self._move(number, node)
+
+    def _move(self, number: int, node: str) -> None:
+        """Let a worker go on at another node, in the middle of its episodes; where that fails, it stays."""
+        before, at = self._actors[number], self._at[number]
+        try:
+            frozen = self._wait(number, before.call.remote("freeze"))
+            self._at[number] = node
+            self._actors[number] = self._made(number)
+            other = self._unlike(number)
+            if other:
+                raise ValueError(f"other versions are there: {other}")
+            self._wait(number, self._actors[number].call.remote("thaw", frozen))
+            if self._acting is not None:
+                self._wait(number, self._actors[number].call.remote("learn_to_act", *self._acting))
+        except (ValueError, _Lost) as error:
+            warnings.warn(
+                f"worker {number} stays where it is, and does not move to a node that joined: {error}", stacklevel=2
+            )
+            if self._actors[number] is not before:
+                self._ray.kill(self._actors[number], no_restart=True)
+            self._actors[number], self._at[number] = before, at
+        else:
+            self._ray.kill(before, no_restart=True)
+
+    @property
+    def nodes(self) -> int | None:
+        """Nodes that the workers are on, where they are placed by them."""
+        return len(set(self._at)) if self._elastic else None
 
     def _wait(self, number: int, future: Any) -> Any:
         """Return a result, or raise what the worker raised.
@@ -137,6 +195,8 @@ class RayFleet(Fleet):
         self.tell("learn_to_act", [(*self._acting,)] * len(self._actors))
 
     def begin(self, plan: Plan) -> Callable[[], list[Fragment]]:  # noqa: D102
+        if self._elastic:
+            self._spread()
         sent = self._ray.put(plan)  # once, however many workers read it
         futures = [actor.collect.remote(sent) for actor in self._actors]
 
@@ -180,7 +240,9 @@ class RayFleet(Fleet):
     def _revive(self, number: int) -> None:
         site = self.sites[number]
         self._attempts += 1
-        self._actors[number] = self._made(site)
+        if self._elastic:
+            self._at[number] = placed(self._nodes(), self._at)[number]
+        self._actors[number] = self._made(number)
         self._greet(number)
         call = self._actors[number].call
         key = 0 if self._acting is None else self._acting[1]

@@ -70,6 +70,10 @@ class RayWorkers(_Placing):
     :param timeout: seconds after which a worker that does not answer counts as lost. It is started anew with new
         episodes, and what it had collected of this rollout is collected once more.
     :param restarts: how often in a row one worker is started anew before the run ends with an error.
+    :param elastic: use a node that joins the cluster from the next rollout on, and go on with fewer CPUs when one
+        leaves. The workers of a node that left start anew on the others, those that move go on in the middle of their
+        episodes, and the number of environments stays. Workers then reserve no CPUs, and are on each node by its share
+        of them: let nothing else run there.
     :param init: further arguments of ``ray.init``, such as ``{"runtime_env": {...}}``.
     :param options: further options of the actors, such as ``{"resources": {"simulator": 1}}``.
     :raises ImportError: when Ray is missing.
@@ -79,6 +83,7 @@ class RayWorkers(_Placing):
     address: str | None = None
     timeout: float = 600.0
     restarts: int = 3
+    elastic: bool = False
     init: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -86,12 +91,14 @@ class RayWorkers(_Placing):
         super().__post_init__()
         if not self.timeout > 0:
             raise ValueError(f"timeout must be a number of seconds above 0, got {self.timeout!r}")
+        if not isinstance(self.elastic, bool):
+            raise ValueError(f"elastic must be true or false, got {self.elastic!r}")
         if type(self.restarts) is not int or self.restarts < 0:
             raise ValueError(f"restarts must be a whole number of at least 0, got {self.restarts!r}")
         import_ray()
 
     def fleet(self, sites: Sequence[Site]) -> Fleet:  # noqa: D102
-        return RayFleet(sites, self.address, self.timeout, self.restarts, self.init, self.options)
+        return RayFleet(sites, self.address, self.timeout, self.restarts, self.init, self.options, self.elastic)
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from rlsd.scaling.settings import Workers
 
 
+SUBPROC = "SubprocVecEnv"
+
+
 @dataclass(frozen=True)
 class ScaleOptions:
     """Time the parts of a rollout on one worker, predict what more of them bring, and measure it.
 
-    The environment waits: it stands for a simulator on a machine of its own.
+    The environment waits: it stands for a simulator on a machine of its own. With --env it is another one, which is
+    measured in SB3's SubprocVecEnv too, in as many environments as the most workers have. Rollouts are timed in turns.
     """
 
     workers: Annotated[tuple[Count, ...], tyro.conf.arg(metavar="N ...")] = (1, 2, 4)
@@ -38,10 +42,12 @@ class ScaleOptions:
     """Vector steps of a rollout."""
     milliseconds: float = 2.0
     """That a step of the environment waits."""
+    env: MaybeText = None
+    """Gymnasium id of an environment, instead of the one that waits."""
     rollouts: Count = 5
-    """Rollouts that are timed; the first one after the start is not."""
+    """Rollouts of each that are timed, whose median counts; the first one after the start is not."""
     cpus: Count = 0
-    """CPUs that the measured workers share; 0 for those of this machine."""
+    """CPUs that the measured workers share, for the prediction; 0 for those of this machine."""
     json: Annotated[MaybeText, tyro.conf.arg(metavar="FILE")] = None
     """Write all figures to this file."""
 
@@ -122,45 +128,62 @@ def run(argv: Sequence[str]) -> int:
             f"{cpus} CPUs; a message takes {1000 * (parts.asked + parts.message):.1f} ms\n"
         )
         say("workers   steps/s   ratio   predicted   measured / predicted   bottleneck")
+        seconds = _measured(options)
+        first = options.workers[0] * steps / float(np.median(seconds[str(options.workers[0])]))
         rows: list[dict[str, Any]] = []
         for workers in dict.fromkeys((*options.workers, *options.predicted)):
-            measured = workers in options.workers
-            spent = predict(parts, workers, options.envs_per_worker, options.n_steps, cpus if measured else workers)
-            expected = workers * steps / sum(spent.values())
-            row = {
+            measured = seconds.get(str(workers))
+            spent = predict(
+                parts, workers, options.envs_per_worker, options.n_steps, workers if measured is None else cpus
+            )
+            row: dict[str, Any] = {
                 "workers": workers,
-                "predicted": expected,
+                "predicted": workers * steps / sum(spent.values()),
                 "spent": spent,
                 "bottleneck": max(spent, key=spent.__getitem__),
             }
-            if measured:
-                row["measured"] = workers * steps / _seconds(_ray(options, workers, cpus), options)
+            if measured is not None:
+                row["measured"] = workers * steps / float(np.median(measured))
+                row["ratio"] = row["measured"] / first
             rows.append(row)
-            say(_line(row, rows[0]["measured"]))
+            say(_line(row))
+        started["seconds"] = seconds
+        if SUBPROC in seconds:
+            started["subproc"] = max(options.workers) * steps / float(np.median(seconds[SUBPROC]))
+            say(f"{SUBPROC} of {max(options.workers) * options.envs_per_worker}: {started['subproc']:.0f} steps/s")
     finish({**started, "parts": asdict(parts), "rows": rows, "cpus": cpus}, options.json)
     return 0
 
 
-def _line(row: dict[str, Any], first: float) -> str:
+def _line(row: dict[str, Any]) -> str:
     measured, expected = row.get("measured"), row["predicted"]
-    told = "" if measured is None else f"{measured:9.0f}{measured / first:8.2f}"
+    told = "" if measured is None else f"{measured:9.0f}{row['ratio']:8.2f}"
     share = "" if measured is None else f"{measured / expected:.2f}"
     return f"{row['workers']:7d}{told:17s}{expected:12.0f}{share:>23s}   {row['bottleneck']}"
 
 
-def _agent(workers: Workers, options: ScaleOptions) -> Any:
+def _agent(workers: Workers | None, options: ScaleOptions) -> Any:
+    """Return an agent on workers, or in a ``SubprocVecEnv`` for None."""
     from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import SubprocVecEnv
 
     import rlsd
 
-    seconds = options.milliseconds / 1000
+    seconds, env_id = options.milliseconds / 1000, options.env
     settings: dict[str, Any] = {
         "n_steps": options.n_steps,
         "batch_size": 256,
         "n_epochs": 2,
         "seed": 0,
     }
-    env = workers.vec_env(lambda: Waiting(seconds))  # type: ignore[attr-defined]
+
+    def make() -> Any:
+        return Waiting(seconds) if env_id is None else gym.make(env_id)
+
+    if workers is None:
+        env: Any = SubprocVecEnv([make] * (max(options.workers) * options.envs_per_worker))
+    else:
+        env = workers.vec_env(make)  # type: ignore[attr-defined]
     return rlsd.SelfDistilled(PPO)("MlpPolicy", env, distill=None, device="cpu", **settings)
 
 
@@ -168,34 +191,35 @@ def _agent(workers: Workers, options: ScaleOptions) -> Any:
 def _ray_here(options: ScaleOptions, cpus: int) -> Iterator[None]:
     import ray  # type: ignore[import-not-found, unused-ignore]
 
-    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, object_store_memory=150 * 2**20)
+    ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, object_store_memory=150 * 2**20)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _ray(options: ScaleOptions, workers: int, cpus: int) -> Workers:
+def _measured(options: ScaleOptions) -> dict[str, list[float]]:
+    """Return the seconds of rollouts with their updates, by the number of workers, all in turns."""
     import rlsd
 
-    init = {"num_cpus": max(cpus, 1), "object_store_memory": 150 * 2**20}
-    return rlsd.RayWorkers(workers, options.envs_per_worker, init=init)
-
-
-def _seconds(workers: Workers, options: ScaleOptions) -> float:
-    """Return the seconds of a rollout with its update, the median of several."""
+    # CPUs enough for the workers of all, which wait while it is not their turn.
+    init = {"num_cpus": sum(options.workers), "object_store_memory": 300 * 2**20}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        agent = _agent(workers, options)
-        size = agent.n_envs * options.n_steps
-        agent.learn(size)
-        taken = []
-        for _ in range(options.rollouts):
-            began = time.perf_counter()
-            agent.learn(size, reset_num_timesteps=False)
-            taken.append(time.perf_counter() - began)
-        agent.env.close()
-    return float(np.median(taken))
+        agents = {
+            str(n): _agent(rlsd.RayWorkers(n, options.envs_per_worker, init=init), options) for n in options.workers
+        }
+        if options.env is not None:
+            agents[SUBPROC] = _agent(None, options)
+        taken: dict[str, list[float]] = {name: [] for name in agents}
+        for turn in range(options.rollouts + 1):
+            for name, agent in agents.items():
+                began = time.perf_counter()
+                agent.learn(agent.n_envs * options.n_steps, reset_num_timesteps=False)
+                taken[name] += [time.perf_counter() - began] if turn else []
+        for agent in agents.values():
+            agent.env.close()
+    return taken
 
 
 def _parts(options: ScaleOptions) -> Parts:
@@ -245,7 +269,7 @@ def _still(options: ScaleOptions) -> ScaleOptions:
     """Return the options with an environment that does not wait, for what does not depend on it."""
     from dataclasses import replace
 
-    return replace(options, milliseconds=0.0)
+    return replace(options, milliseconds=0.0, env=None)
 
 
 def _clock(agent: Any, timings: dict[str, list[float]]) -> None:

@@ -86,6 +86,25 @@ def test_a_checkpoint_goes_on_in_this_process_to_the_bit(agent, tmp_path):
     assert not differences(state_of(agent), state_of(resumed))
 
 
+def test_a_worker_that_moves_to_a_node_that_joined_changes_no_bit(agent, monkeypatch, tmp_path):
+    rlsd.scale(agent, rlsd.RayWorkers(2, 2, elastic=True))
+    fleet = agent.env.unwrapped.fleet
+    (here,) = fleet._nodes()
+    assert fleet.nodes == 1
+    before = processes(agent)
+    rlsd.save_checkpoint(agent, tmp_path / "0")
+    local = rlsd.resume(tmp_path / "0", speed="exact")
+    rlsd.scale(local, rlsd.LocalWorkers(1, 4))
+    monkeypatch.setattr(fleet, "_nodes", lambda: {here: 1.0, "ab" * 28: 1.0})  # Ray puts its workers on the first
+    for one in (local, agent):
+        scramble()
+        one.learn(2 * ROLLOUT, reset_num_timesteps=False)
+    assert not differences(state_of(local), state_of(agent))
+    assert fleet.nodes == 2
+    assert len(set(before) & set(processes(agent))) == 1, "one of the two workers moves, and no other"
+    assert fleet.lost == 0
+
+
 class Send(BaseCallback):
     """Sends a signal to the second worker's process at the beginning of the second rollout."""
 
@@ -173,7 +192,7 @@ def test_nobody_at_an_address_is_told_in_one_line(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("timeout", 0), ("restarts", -1)])
+@pytest.mark.parametrize(("setting", "value"), [("timeout", 0), ("restarts", -1), ("elastic", 2)])
 def test_settings_out_of_range_are_refused(setting, value):
     with pytest.raises(ValueError, match=f"{setting} must be"):
         rlsd.RayWorkers(1, 1, **{setting: value})
