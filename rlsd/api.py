@@ -33,6 +33,7 @@ from rlsd.teachers import (
     Peers,
     Remember,
     Selective,
+    Several,
     Snapshot,
     Stored,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "Selective",
     "SelfDistillation",
     "SelfDistilled",
+    "Several",
     "Snapshot",
     "Speed",
     "Stopped",

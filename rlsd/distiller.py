@@ -75,7 +75,7 @@ class Distiller:
         self.clock, self.ended = clock or StepCounter(), ended or Episodes()
         self.teacher = config.teacher.build(self.actor)
         self.teacher.clock, self.teacher.ended = self.clock, self.ended
-        self.teacher.wants = wants = _wants(config.divergence, config.strength)
+        self.teacher.wants = wants = _wants(config.divergence, config.strength, self.teacher.weighs)
         if wants.value and not self.actor.has_values:
             raise TypeError(
                 f"a value term or value gate needs an algorithm with state values, and a {algorithm_name(agent)} has "
@@ -376,10 +376,11 @@ class Distiller:
             raise ValueError(f"the saved states do not fit this agent: {shapes} found, {expected} expected")
 
 
-def _wants(divergence: Divergence, strength: Strength) -> TargetSpec:
+def _wants(divergence: Divergence, strength: Strength, weight: bool) -> TargetSpec:
     """Return the targets that the other answers need besides the teacher's action distributions."""
     return TargetSpec(
         value=divergence.value_weight > 0.0 or any(gate.wants_value for gate in strength.gates),
         spread=any(gate.wants_spread for gate in strength.gates),
         product=getattr(divergence, "direction", "forward") == "reverse",
+        weight=weight,
     )

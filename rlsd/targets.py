@@ -170,13 +170,15 @@ class TargetCache:
             return None
         states, rows = self.store.gather(slots, index), self.targets[index]
         hold = teacher.loss_weight(self.holds[index], rows[:, : self.size]) if teacher.per_state else None
+        if self.wants.weight:
+            hold = rows[:, -1]
         if not self.wants.extra:
             return Batch(states, rows, hold=hold)
         return Batch(
             states,
             rows[:, : self.size],
             rows[:, self.size] if self.wants.value else None,
-            rows[:, -1] if self.wants.spread else None,
+            rows[:, self.size + self.wants.value] if self.wants.spread else None,
             hold,
         )
 

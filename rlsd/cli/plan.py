@@ -249,13 +249,17 @@ def _distillation(options: TrainOptions, algorithm: type[BaseAlgorithm]) -> Dist
 
 def _check_trust(config: DistillConfig | DistillConfigs | None, options: TrainOptions) -> None:
     """Raise where an agent that is named as teacher may not be unpickled."""
-    from rlsd import Frozen
+    from rlsd import Frozen, Several
     from rlsd.several import each
 
-    for one in each(config):
-        if isinstance(one.teacher, Frozen) and one.teacher.path and not options.trust:
+    teachers = [one.teacher for one in each(config)]
+    while several := next((one for one in teachers if isinstance(one, Several)), None):
+        teachers.remove(several)
+        teachers += several.teachers
+    for one in teachers:
+        if isinstance(one, Frozen) and one.path and not options.trust:
             raise UserError(
-                f"the teacher {shown(one.teacher.path)} would be unpickled, which runs whatever code is in it: "
+                f"the teacher {shown(one.path)} would be unpickled, which runs whatever code is in it: "
                 "give --trust if you trust the file"
             )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -29,7 +28,7 @@ from rlsd.students.collection import DaggerCollector, raw_of, shaped
 from rlsd.students.compress import learning, place_of, states_of
 from rlsd.students.course import Course, Taught
 from rlsd.students.imitation_loss import Demonstrator, ImitationLoss
-from rlsd.teachers import Expert, ExpertTeacher, Frozen, Teacher, TeacherConfig
+from rlsd.teachers import Expert, ExpertTeacher, Several, Teacher, as_teacher
 
 #: Sets the random stream apart from every other that is made from the same seed ("into" in ASCII).
 _STREAM = 0x696E746F
@@ -62,8 +61,8 @@ def distill_into(
         rlsd.distill_into(student, states=(observations, actions))  # behaviour cloning
 
     :param student: any SB3 agent but a RecurrentPPO, which must act to know its memory.
-    :param teachers: another agent, a path of one, a function (:class:`Expert`) or an answer such as :class:`Frozen`.
-        None where ``states`` has actions.
+    :param teachers: another agent, a path of one, a function (:class:`Expert`), a list of these or an answer such as
+        :class:`Frozen` or :class:`Several`. None where ``states`` has actions.
     :param states: as for :func:`compress`; or a data set of observations and actions: a pair of arrays, ``imitation``'s
         transitions or trajectories, a ``minari`` data set or its episodes.
     :param steps: gradient steps at most. Usual range 1,000 to 100,000.
@@ -188,7 +187,10 @@ def _tutor(student: Any, actor: Actor, teachers: Any, pairs: Any) -> tuple[_Tuto
         return _Tutor(student, student, actor, recorded), student
     if isinstance(teachers, BaseAlgorithm) and _alike(student, teachers):
         return _Tutor(student, teachers, actor, None), teachers
-    teacher = as_teacher(teachers).build(actor)
+    answer = as_teacher(teachers)
+    if isinstance(answer, Several) and (answer.advised or None in answer.teachers):
+        raise ValueError("offline every state needs a teacher: give Several one for each task, and no advised")
+    teacher = answer.build(actor)
     teacher.begin(student)
     teacher.refresh(student)
     return _Tutor(student, student, actor, teacher), student
@@ -197,25 +199,6 @@ def _tutor(student: Any, actor: Actor, teachers: Any, pairs: Any) -> tuple[_Tuto
 def _alike(student: BaseAlgorithm, agent: BaseAlgorithm) -> bool:
     both = [(one.observation_space, one.action_space) for one in (student, agent)]
     return type(student.policy) is type(agent.policy) and both[0] == both[1]
-
-
-def as_teacher(given: Any) -> TeacherConfig:
-    """Return the answer that an agent, a path, a function or an answer stands for.
-
-    :raises ValueError: when it is none of these.
-    """
-    if isinstance(given, BaseAlgorithm):
-        return Frozen(agent=given)
-    if isinstance(given, (str, os.PathLike)):
-        return Frozen(os.fspath(given))
-    if callable(given) and not isinstance(given, Answer):
-        return Expert(given)
-    found = Answer.parse("teacher", given)
-    if not isinstance(found, (Frozen, Expert)):
-        raise ValueError(
-            f"teachers must be other agents, paths, functions or answers such as Frozen, got {shown(given)}"
-        )
-    return found
 
 
 def _pairs(states: Any) -> tuple[Any, Any] | None:

@@ -106,6 +106,8 @@ class Phases(AuxiliaryTraining):
             holds = Pace().joined(lambda some: teacher.hold_weight(self.rollouts.pick(some)), every)
             teacher.held(holds)
         weights = None if holds is None else teacher.loss_weight(holds, rows[:, :size])
+        if wants.weight:
+            weights = rows[:, -1]
         normalization = Normalization.of(agent)
         modules = [*self._distiller.actor.module(agent.policy).modules(), self.head]
         bound = getattr(agent, "max_grad_norm", None) or self._distiller.coefficient.strength.bound
@@ -121,7 +123,7 @@ class Phases(AuxiliaryTraining):
                         row[:, :size],
                         row[:, size] if wants.value else None,
                         None,
-                        row[:, -1] if wants.spread else None,
+                        row[:, size + wants.value] if wants.spread else None,
                     )
                     seen = raw if normalization is None else normalization(raw)
                     weight = None if weights is None else weights[index]

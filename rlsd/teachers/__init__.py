@@ -13,6 +13,7 @@ from rlsd.teachers.origin import Origin, OriginTeacher
 from rlsd.teachers.peers import Peers, PeersTeacher
 from rlsd.teachers.remember import Remember, RememberTeacher
 from rlsd.teachers.selective import Selective
+from rlsd.teachers.several import Several, SeveralTeacher, as_teacher
 from rlsd.teachers.snapshot import Snapshot, SnapshotTeacher
 from rlsd.teachers.stored import Stored, StoredTeacher
 
@@ -38,6 +39,8 @@ __all__ = [
     "Remember",
     "RememberTeacher",
     "Selective",
+    "Several",
+    "SeveralTeacher",
     "Snapshot",
     "SnapshotTeacher",
     "Stored",
@@ -45,4 +48,5 @@ __all__ = [
     "TargetSpec",
     "Teacher",
     "TeacherConfig",
+    "as_teacher",
 ]

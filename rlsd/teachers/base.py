@@ -28,6 +28,7 @@ class TargetSpec:
 
     :param value: the critic's value of each state.
     :param spread: how far the members of a teacher of several differ on each state.
+    :param weight: what each state weighs in the loss, of a teacher that says so.
     :param product: members are to be joined for ``KL(student || member)``, whose weighted sum has the gradient of the
         divergence from the members' normalised geometric mean; else for ``KL(member || student)`` and their mixture.
     """
@@ -35,11 +36,12 @@ class TargetSpec:
     value: bool = False
     spread: bool = False
     product: bool = False
+    weight: bool = False
 
     @cached_property
     def extra(self) -> int:
         """How many numbers a target has besides the parameters."""
-        return self.value + self.spread
+        return self.value + self.spread + self.weight
 
 
 class Teacher(ABC):
@@ -61,6 +63,8 @@ class Teacher(ABC):
     #: Whether it is shown all states that the agent meets.
     observes = False
 
+    #: Whether it says with each target what the state weighs in the loss, see :meth:`target_weights`.
+    weighs = False
     #: Whether it must know of which episode each stored state is.
     episodic = False
     #: Whether a state that becomes held is asked about anew, and one that is not held never.
@@ -107,16 +111,22 @@ class Teacher(ABC):
         some: Tensor = next(iter(as_items(observations).values()))
         return torch.zeros(len(some), device=some.device)
 
+    def target_weights(self, observations: Observations) -> Tensor:
+        """Return what raw states weigh in the loss, ``(batch,)``, for teachers that say so when the target is made."""
+        raise NotImplementedError
+
     def rows(self, observations: Observations) -> Tensor:
         """Return all that is kept of the targets of raw states, ``(batch, family.size + wants.extra)``.
 
-        The parameters come first, then the value and the spread where they are wanted.
+        The parameters come first, then the value, the spread and the weight where they are wanted.
         """
         columns = [self.targets(observations)]
         if self.wants.value:
             columns.append(self.values(observations).unsqueeze(-1))
         if self.wants.spread:
             columns.append(self.spread(observations).unsqueeze(-1))
+        if self.wants.weight:
+            columns.append(self.target_weights(observations).unsqueeze(-1))
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
     def ask(self, observations: Observations) -> Tensor:

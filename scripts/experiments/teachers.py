@@ -3,13 +3,16 @@
 python scripts/experiments/teachers.py privileged --results docs/results/teachers-privileged.json
 
 privileged: the teacher sees the state of two steps, its student positions alone; beside it, the same student without a
-teacher. Counted are environment steps until ten greedy episodes give 95 % of the teacher's return. What the file has
-already is not trained again.
+teacher. Counted are environment steps until ten greedy episodes give 95 % of the teacher's return.
+
+two_tasks: one teacher of CartPole, another of CartPole with its actions swapped, one student that is told by a bit
+which it is, taught offline on states that were gathered in both. What the file has already is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +24,11 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import rlsd
 from rlsd_envs import Privileged, StudentExtractor
+from rlsd_envs.flipped import make_flipped
 
 #: Of rl_zoo3's for CartPole-v1, at a constant learning rate.
 SETTINGS: dict[str, Any] = {
@@ -101,7 +105,26 @@ def privileged(seed: int) -> Record:
     return {"goal": goal, **found}
 
 
-EXPERIMENTS: dict[str, Callable[[int], Record]] = {"privileged": privileged}
+def two_tasks(seed: int) -> Record:
+    """Train a teacher of each task, and let both teach one student."""
+    tasks = [functools.partial(make_flipped, "CartPole-v1", flipped=flipped) for flipped in (False, True)]
+    teachers, judges, found = [], [], {}
+    for number, make in enumerate(tasks):
+        env, judge = envs(make, seed + number)
+        teachers.append(PPO("MlpPolicy", env, seed=seed, **SETTINGS))
+        found[f"teacher {number}"] = trained(teachers[-1], judge, 495.0)
+        judges.append(judge)
+    student = PPO("MlpPolicy", make_vec_env(tasks[0], 1), seed=100 + seed, **SETTINGS)
+    both = DummyVecEnv([tasks[i % 2] for i in range(ENVS)])
+    taught = rlsd.distill_into(
+        student, rlsd.Several(teachers, task=4), states=20_000, steps=4_000, learning_rate=3e-3, env=both
+    )
+    returns = [judged(student, judge) for judge in judges]
+    shares = [own / judged(teacher, judge) for own, teacher, judge in zip(returns, teachers, judges, strict=True)]
+    return {**found, "agreement": taught.agreement, "states": taught.states, "returns": returns, "shares": shares}
+
+
+EXPERIMENTS: dict[str, Callable[[int], Record]] = {"privileged": privileged, "two_tasks": two_tasks}
 
 
 def main() -> None:
