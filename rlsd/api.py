@@ -42,6 +42,7 @@ from rlsd.together import learn_together
 from rlsd.version import __version__
 from rlsd.weight_average import WeightAverage
 from rlsd.wrapping import distill, undistill
+from rlsd.zoo_registration import register_in_zoo
 
 if TYPE_CHECKING:
     from rlsd.typed import SelfDistilled
@@ -112,6 +113,7 @@ __all__ = [
     "recipe",
     "recipes",
     "register_actor",
+    "register_in_zoo",
     "resume",
     "save_checkpoint",
     "scale",

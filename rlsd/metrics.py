@@ -97,7 +97,7 @@ class Activity:
     def __str__(self) -> str:
         if self.pulled:
             return f"pulled in {self.pulled:,} of {self.updates:,} updates, steps {self.first:,} to {self.last:,}"
-        return f"idle in all {self.updates:,} updates"
+        return f"idle in all {self.updates:,} updates" if self.updates != 1 else "idle in its one update"
 
     def state(self) -> State:
         """Return it as plain data."""

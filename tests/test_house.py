@@ -32,6 +32,7 @@ LAYERS = (
     | {"rlsd.distillers", "rlsd.weight_average", "rlsd.plain_copy", "rlsd.algorithms"},
     {"rlsd.io.checkpoint", "rlsd.io.sharing"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}
+    | {"rlsd.zoo_registration", "rlsd.zoo"}
     | {"rlsd.averaging", "rlsd.environment_state", "rlsd.io.weights"},
     {"rlsd.speed", "rlsd.students"},
     {"rlsd.scaling", "rlsd.typed"},

@@ -33,6 +33,7 @@ def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
     from rlsd.io import checkpoint
 
     leave_compiler_out()
+    _check_actions(plan, type(env.action_space).__name__)
     algorithm = SelfDistilled(plan.algorithm)
     settings = {
         **plan.hyperparams.agent_kwargs(env.action_space),
@@ -60,6 +61,22 @@ def new_agent(plan: Plan, env: VecEnv, tensorboard: Path) -> BaseAlgorithm:
     zip_file = Path(start)
     load_statistics(zip_file.parent / zip_file.stem / "vecnormalize.pkl", env)
     return agent
+
+
+#: The kind of action that an algorithm is for, where it is for one; and what takes each kind.
+_FOR = {**dict.fromkeys(("sac", "td3", "ddpg", "tqc", "crossq"), "Box"), **dict.fromkeys(("dqn", "qrdqn"), "Discrete")}
+_TAKES = {"Box": "ppo, a2c, trpo, sac, td3, tqc or crossq", "Discrete": "ppo, a2c, trpo, dqn or qrdqn"}
+
+
+def _check_actions(plan: Plan, kind: str) -> None:
+    """Raise when the algorithm is for another kind of action.
+
+    :param kind: of the environment's action space.
+    """
+    algo = plan.options.algo
+    if _FOR.get(algo, kind) != kind:
+        others = _TAKES.get(kind, "ppo, a2c or trpo")
+        raise UserError(f"{algo} is for actions of a {_FOR[algo]}, and {plan.env_id} takes {kind}: use --algo {others}")
 
 
 def _take_weights(start: str, agent: BaseAlgorithm) -> None:

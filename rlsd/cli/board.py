@@ -139,7 +139,8 @@ def _outputs(logger: Logger) -> list[TensorBoardOutputFormat]:
 
 def _of_each(tag: str) -> str:
     """Return the pattern of a curve's key: TensorBoard takes patterns."""
-    return tag.replace("distill/", "distill/(.*/)?").replace(f"{GLANCE}/", f"{GLANCE}/(.*: )?") + "$"
+    named = r"( \(.*\))?" if tag.startswith(GLANCE) else ""
+    return tag.replace("distill/", "distill/(.*/)?") + named + "$"
 
 
 def _code(text: str) -> str:

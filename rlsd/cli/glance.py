@@ -116,10 +116,10 @@ class Glance(BaseCallback):
 
     def _point(self, name: str, distiller: Distiller, probe: _Probe) -> None:
         earned, now = probe.earned, self._return()
-        self._scalar(f"{name}return of the teacher", earned)
-        self._scalar(f"{name}teacher minus student", None if earned is None or now is None else earned - now)
+        self._scalar(f"return of the teacher{name}", earned)
+        self._scalar(f"teacher minus student{name}", None if earned is None or now is None else earned - now)
         if (both := self._both(distiller, probe)) is not None:
-            self._scalar(f"{name}what both do, KL", float(distiller.actor.family.kl(*both).mean()))
+            self._scalar(f"what both do, KL{name}", float(distiller.actor.family.kl(*both).mean()))
 
     def _picture(self, name: str, distiller: Distiller, probe: _Probe) -> bool:
         """Write histograms and the picture of both before the latest update, and tell whether there was one."""
@@ -132,11 +132,11 @@ class Glance(BaseCallback):
         title = f"step {step:,}: KL {float(kl.mean()):.3g} nats, they act alike in {alike:.0%} of the states"
         picture = draw(family, teacher, student, title)
         for writer in self._writers():
-            writer.add_image(f"{GLANCE}/{name}what both do", picture, step, dataformats="HWC")
-            writer.add_histogram(f"{PROBE}/{name}KL", kl, step, bins=_BINS)
+            writer.add_image(f"{GLANCE}/what both do{name}", picture, step, dataformats="HWC")
+            writer.add_histogram(f"{PROBE}/KL{name}", kl, step, bins=_BINS)
             for who, p in (("teacher", teacher), ("student", student)):
                 for what, values in _described(family, p).items():
-                    writer.add_histogram(f"{PROBE}/{name}{what}, {who}", values, step, bins=_BINS)
+                    writer.add_histogram(f"{PROBE}/{what}, {who}{name}", values, step, bins=_BINS)
         return True
 
     def _both(self, distiller: Distiller, probe: _Probe) -> tuple[Tensor, Tensor] | None:
@@ -156,11 +156,11 @@ class Glance(BaseCallback):
             return teacher.targets(probe.states), student
 
     def _members(self) -> Iterator[tuple[str, Distiller, _Probe]]:
-        """Give each distillation with the beginning of its tags, which is empty where there is but one."""
+        """Give each distillation with the end of its tags, which is empty where there is but one."""
         distiller = getattr(self.model, "distiller", None)
         members = {} if distiller is None else distiller.members
         for name, member in members.items():
-            yield f"{name}: " if len(members) > 1 else "", member, self._probes.setdefault(name, _Probe())
+            yield f" ({name})" if len(members) > 1 else "", member, self._probes.setdefault(name, _Probe())
 
     def _return(self) -> float | None:
         """Return the mean return of the latest training episodes, as SB3's ``rollout/ep_rew_mean``."""

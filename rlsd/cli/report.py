@@ -220,7 +220,9 @@ def _why_no_teacher(agent: Any, distiller: Distiller) -> str:
         )
     every = getattr(distiller.config.teacher, "every", 0)
     earlier = min(every // 10, steps // 2)
-    hint = f", or take the teacher earlier: --distill teacher.every={max(earlier, 1)}" if every > steps else ""
+    gated = bool(distiller.config.strength.gates)  # type: ignore[attr-defined]  # a gate may stay shut for longer
+    wanted = every > steps and not gated
+    hint = f", or take the teacher earlier: --distill teacher.every={max(earlier, 1)}" if wanted else ""
     return f"no teacher was taken in so few steps. Train for longer{hint}"
 
 

@@ -95,6 +95,14 @@ class RunFolder:
             yield
 
     @property
+    def is_zoos(self) -> bool:
+        """Whether rl_zoo3 made it: it writes its arguments as Python objects."""
+        try:
+            return (self.params / "args.yml").read_text(encoding="utf-8").startswith("!!python/object")
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    @property
     def params(self) -> Path:
         """Holds what the run was started with."""
         return self.root / self.env_name

@@ -162,6 +162,9 @@ def _in_run(folder: RunFolder, options: AgentOptions) -> SavedAgent:
 def _checkpoint(folder: RunFolder, step: int | None) -> SavedAgent:
     from rlsd.io.folders import AGENT, STATISTICS, latest_checkpoint
 
+    zoos = _zoo_checkpoint(folder, step)
+    if zoos is not None:
+        return _beside(zoos)
     if step is None:
         with blame_input():
             place = latest_checkpoint(folder.checkpoints)
@@ -173,6 +176,12 @@ def _checkpoint(folder: RunFolder, step: int | None) -> SavedAgent:
     statistics = place / STATISTICS
     found = SavedAgent(place / AGENT, statistics=statistics if statistics.is_file() else None)
     return _as_trained(found, folder)
+
+
+def _zoo_checkpoint(folder: RunFolder, step: int | None) -> Path | None:
+    """Return the checkpoint of a run of rl_zoo3 at a step, or its latest; None where it has none."""
+    found = {int(path.stem.split("_")[-2]): path for path in folder.root.glob("rl_model_[0-9]*_steps.zip")}
+    return found.get(max(found, default=0) if step is None else step)
 
 
 def _beside(file: Path) -> SavedAgent:

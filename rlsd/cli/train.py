@@ -63,6 +63,9 @@ def _train(options: TrainOptions, argv: Sequence[str]) -> int:
 
 def _resume(asked: TrainOptions, argv: Sequence[str]) -> int:
     folder = RunFolder.find(str(asked.resume), Path(asked.log_folder), asked.algo, asked.env)
+    if folder.is_zoos:
+        start = f"--env {folder.env_name} --algo {folder.root.parent.name} -i {folder.final_agent}"
+        raise UserError(f"{folder.root} is a run of rl_zoo3, without exact checkpoints: use rlsd train {start}")
     with folder.locked():
         return _go_on(folder, argv)
 

@@ -140,7 +140,7 @@ class StateStore:
 
     def examples(self) -> dict[str, Tensor]:
         """Return stored states by key, as many as are at hand: they show what a state looks like."""
-        return from_names(self.tensors())
+        return from_names(self.tensors()) if self.at_hand else {}
 
     def state(self) -> State:
         """Return counters and generator as plain data."""

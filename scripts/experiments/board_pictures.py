@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlsd.cli.main import main as rlsd
+from rlsd.presets import DEFAULT
 
 #: Pictures by name: the page of TensorBoard that each shows, and pixels of the window.
 PAGES = {
@@ -28,7 +29,7 @@ PAGES = {
     "histograms": ("histograms", 1440, 1000),
     "hparams": ("hparams", 2000, 420),
 }
-RECIPES = ("guard", "snapshot")
+RECIPES = (DEFAULT, "snapshot")
 #: Milliseconds of the page's own clock, in which it must have drawn everything.
 _DRAWING = 30_000
 #: Of a PNG in docs/, bytes.

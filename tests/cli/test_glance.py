@@ -1,5 +1,7 @@
 """The group "at a glance" and the probe states: what is shown, when, and that training does not notice."""
 
+import re
+
 import pytest
 import torch
 from helpers import small_agent
@@ -8,7 +10,7 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rlsd
-from rlsd.cli import glance
+from rlsd.cli import board, glance
 from rlsd.cli.main import main
 from rlsd.io.resume import notes_of
 
@@ -106,7 +108,10 @@ def test_each_of_several_distillations_is_shown(tmp_path, often):
     agent.distiller.members["snapshot"].teacher.every = agent.distiller.members["guard"].teacher.every = 64
     shown, _ = watched(agent, tmp_path)
     tags = shown.Tags()["scalars"]
-    assert {"at a glance/snapshot: what both do, KL", "at a glance/guard: what both do, KL"} <= {*tags}
+    assert {"at a glance/what both do, KL (snapshot)", "at a glance/what both do, KL (guard)"} <= {*tags}
+    assert min(tags) == "at a glance/return of the student", "it comes first"
+    pattern = board._of_each("at a glance/return of the teacher")
+    assert len([tag for tag in tags if re.match(pattern, tag)]) == 2, "both are on the board"
 
 
 def test_what_the_teacher_earned_is_still_known_after_a_resume(tmp_path):
