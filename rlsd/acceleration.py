@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -31,8 +31,8 @@ class Acceleration(Protocol):
     def collecting(self, agent: BaseAlgorithm) -> AbstractContextManager[None]:
         """Have the parts in place that last for one rollout."""
 
-    def update(self, agent: BaseAlgorithm, train: Callable[[], None]) -> None:
-        """Do what ``train``, the agent's own, would do."""
+    def update(self, agent: BaseAlgorithm, train: partial[None]) -> None:
+        """Do what ``train``, the agent's own with its arguments, would do."""
 
     def as_trained(self, agent: BaseAlgorithm) -> AbstractContextManager[None]:
         """Let the agent be on its training device, for what is made of it in the middle of a rollout."""

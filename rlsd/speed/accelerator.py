@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rlsd import faults
-from rlsd.speed import replay, rollouts, update
+from rlsd.speed import off_policy, replay, rollouts, update
 from rlsd.speed.acting import lean_methods
 from rlsd.speed.lean_update import lean_update
 from rlsd.speed.mirror import Mirror, check_mirrored
@@ -103,11 +104,12 @@ class Accelerator:
         finally:
             self._trains_on = None
 
-    def update(self, agent: Any, train: Callable[[], None]) -> None:
-        """Do what ``train``, the agent's own, would do."""
+    def update(self, agent: Any, train: partial[None]) -> None:
+        """Do what ``train``, the agent's own with its arguments, would do."""
+        exact = not self.speed.fused_adam
         if self.speed.own_update and update.can_own(agent):
-            update.train(agent, exact=not self.speed.fused_adam)
-        else:
+            update.train(agent, exact)
+        elif not (self.speed.own_update and off_policy.train(agent, exact, train)):
             with lean_update(agent, self.speed.lean_critic, self.speed.fused_adam):
                 train()
 

@@ -123,24 +123,39 @@ class MLPBuffers:
             x = out
         return x
 
-    def backward(self, gradient: Tensor, into: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Write the gradients of the latest pass by each layer's weight and bias.
+    def backward(
+        self,
+        gradient: Tensor,
+        into: Sequence[tuple[Tensor, Tensor]] | None,
+        inputs: Tensor | None = None,
+    ) -> None:
+        """Write the gradients of the latest pass by each layer's weight and bias, and by its input.
 
         :param gradient: by the last layer's output before its activation.
-        :param into: a place for each layer's two gradients.
+        :param into: a place for each layer's two gradients; None to leave them out.
+        :param inputs: a place for the gradient by the input's last columns, as many as it has; None to leave it out.
         """
         turned = gradient.t()
         for i in range(len(self.layers) - 1, -1, -1):
-            x = self.outputs[i - 1] if i else self._x
-            weight, bias = into[i]
-            torch.mm(turned, x, out=weight)
-            torch.sum(gradient, 0, out=bias)
+            if into is not None:
+                weight, bias = into[i]
+                torch.mm(turned, self.outputs[i - 1] if i else self._x, out=weight)
+                torch.sum(gradient, 0, out=bias)
             if i:
                 slope, back = self.slopes[i - 1], self._slope[i - 1]
                 torch.mm(gradient, self._weights[i], out=slope)
                 if back is not None:
-                    back(slope, x)
+                    back(slope, self.outputs[i - 1])
                 gradient, turned = slope, self._turned[i - 1]
+            elif inputs is not None:
+                torch.mm(gradient, self._weights[0][:, -inputs.shape[1] :], out=inputs)
+
+    def through_last(self, gradient: Tensor) -> Tensor:
+        """Return the gradient by the last layer's output before its activation, from that after it, in place."""
+        back = _BACKWARD[self.layers[-1].activation]
+        if back is not None:
+            back(gradient, self.outputs[-1])
+        return gradient
 
 
 def _activation(kind: type[nn.Module] | None, out: Tensor, quick: bool) -> Callable[[], Any] | None:

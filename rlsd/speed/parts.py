@@ -17,7 +17,8 @@ class Speed:
     :param tensor_replay: keep and sample the replay buffer as tensors on the device. Bit-identical.
     :param no_validation: leave out torch's checks of distribution arguments in on-policy updates, and look for
         parameters that are not finite between rollouts instead. Bit-identical.
-    :param own_update: run PPO's update without what it computes in vain. Bit-identical while ``fused_adam`` is off.
+    :param own_update: run the updates of PPO, SAC, TD3, DDPG and DQN without what they compute in vain, by gradients
+        derived by hand. Bit-identical while ``fused_adam`` is off.
     :param lean_critic: in the updates of SAC, TD3, DDPG and TQC, leave out the gradients of the critic that are thrown
         away. Bit-identical.
     :param one_thread: give small networks on the CPU one thread inside ``learn``, unless the threads were chosen.
