@@ -96,16 +96,16 @@ def main() -> None:
     asked = parser.parse_args()
     data: dict[str, Any] = json.loads(asked.results.read_text()) if asked.results.exists() else {"trials": {}}
     data |= {"steps": asked.steps, "workers": WORKERS, "settings": SETTINGS, "version": rlsd.__version__}
-    ray = import_ray()  # one for all trials: a new one takes seconds
-    ray.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     torch.set_num_threads(1)
-    for seed in asked.seeds:
-        for where in ("local", "ray"):
-            if f"{where} {seed}" in data["trials"]:
-                continue
-            data["trials"][f"{where} {seed}"] = trial(where, asked.steps, seed)
-            print(where, seed, data["trials"][f"{where} {seed}"], flush=True)
-            _write(asked.results, data)
+    pairs = [(where, seed) for seed in asked.seeds for where in ("local", "ray")]
+    missing = [(where, seed) for where, seed in pairs if f"{where} {seed}" not in data["trials"]]
+    if missing:  # one Ray for all trials: a new one takes seconds
+        memory = 100 * 2**20
+        import_ray().init("local", num_cpus=WORKERS, include_dashboard=False, object_store_memory=memory)
+    for where, seed in missing:
+        data["trials"][f"{where} {seed}"] = trial(where, asked.steps, seed)
+        print(where, seed, data["trials"][f"{where} {seed}"], flush=True)
+        _write(asked.results, data)
     data["summary"] = summary(data["trials"], asked.seeds)
     _write(asked.results, data)
     print(json.dumps(data["summary"], indent=1))
