@@ -9,7 +9,7 @@ applies it. That is the gradient of ``L_RL + beta * D``, and no line of the agen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -17,11 +17,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
+from rlsd.acting_teacher import ActingTeacher
 from rlsd.actors import algorithm_name, examined
 from rlsd.algorithms import algorithm_of
 from rlsd.change import ChangeEvent
 from rlsd.clock import StepCounter
 from rlsd.config import DistillConfig
+from rlsd.critic_first import CriticFirst
 from rlsd.divergences import Divergence
 from rlsd.episodes import EpisodeSource
 from rlsd.memory import check_states
@@ -35,7 +37,7 @@ from rlsd.states import States, StateStore
 from rlsd.strength import Coefficient, Strength
 from rlsd.targets import TargetCache
 from rlsd.teachers import TargetSpec, Teacher, TeacherConfig
-from rlsd.timing import Timing
+from rlsd.timing import EveryStep, Timing
 
 #: Sets the distiller's random stream apart from every other that is made from the agent's seed ("rlsd" in ASCII).
 _STREAM = 0x726C7364
@@ -118,6 +120,9 @@ class Distiller:
         #: How the penalty enters the agent's updates.
         self.algorithm = algorithm_of(type(agent))(self.penalty)
         self.algorithm.check(agent, config.strength)
+        timing = EveryStep() if config.strength.off or not isinstance(config.timing, EveryStep) else config.timing
+        self.critic_first = CriticFirst(self.actor, timing, agent)
+        self.acting = ActingTeacher(self.teacher, timing, agent)
         #: Functions that are called with every penalty as it is made, before the agent's own loss is differentiated:
         #: ``observer(batch, loss, gradient)``. The minibatch has raw states and targets ``(batch, family.size)``; the
         #: loss is ``beta * D``, a scalar, of ARS's candidates ``(candidates,)``; the gradient is what is injected, by
@@ -212,13 +217,14 @@ class Distiller:
         """
         before = self.penalty.deposits
         try:
-            if self._begin(agent):
-                with self.cache.store.watching(agent), self.algorithm.armed(agent):
+            with self.critic_first.holding(agent) if self.critic_first.updates else nullcontext():
+                if self._begin(agent):
+                    with self.cache.store.watching(agent), self.algorithm.armed(agent):
+                        yield
+                    if self.coefficient.control is not None:
+                        self.coefficient.control.learn(self.penalty.feedback(agent))
+                else:
                     yield
-                if self.coefficient.control is not None:
-                    self.coefficient.control.learn(self.penalty.feedback(agent))
-            else:
-                yield
             self.activity.count(self.penalty.deposits > before, self.clock.steps(agent))
         finally:
             self.penalty.end()
@@ -327,6 +333,8 @@ class Distiller:
             "age": self._age,
             "activity": self.activity.state(),
             "told": self._told,
+            "critic_first": self.critic_first.state(),
+            "acting": self.acting.state(),
         }
 
     def load(self, agent: BaseAlgorithm, tensors: Mapping[str, Tensor], state: SavedState) -> None:
@@ -353,6 +361,8 @@ class Distiller:
             self._age = state.get("age")
             self.activity.load(state.get("activity", {}))
             self._told = int(state.get("told", 0))
+            self.critic_first.load(state.get("critic_first", {}))
+            self.acting.load(state.get("acting", {}))
         except (KeyError, TypeError, RuntimeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the saved distillation state does not fit this agent: {reason}") from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlsd.actors import Actor
 from rlsd.clock import StepCounter
-from rlsd.config import Answer, integer
+from rlsd.config import Answer, integer, number
 from rlsd.divergences import Divergence
 from rlsd.plain import SavedState, State
 from rlsd.returns import Episodes
@@ -125,9 +125,25 @@ class EveryStep(Timing, name="every_step"):
 
     :param stride: gradient steps from one deposit to the next. Raising it costs less and makes the pull rougher.
         Usual range 1 to 8.
+    :param teacher_acts: the probability with which a teacher from elsewhere acts in the agent's place at the start of
+        training, step by step (DAgger, Ross et al. 2011). It falls linearly to 0. On policy the log-probability of an
+        action is that of who chose it; PPO and its like only. Usual range 0 to 1.
+    :param teacher_acts_until: the share of training after which it is 0. Usual range 0.1 to 0.5.
+    :param critic_first: updates of the agent, calls of its ``train()``, in which its critic learns alone and the actor
+        stands still: for an actor that knows more than its critic, as after imitation or loading. Not for Q-learners,
+        TRPO and ARS. Usual range 0 to 50 rollouts, or as many thousand updates off policy.
     """
 
     stride: int = integer(1, low=1)
+    teacher_acts: float = number(0.0, high=1.0, kw_only=True)
+    teacher_acts_until: float = number(0.5, high=1.0, low_open=True, kw_only=True)
+    critic_first: int = field(default=0, kw_only=True, metadata=integer(0).metadata)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as plain data; what is not asked for is left out, as in files of before."""
+        data, left_out = super().to_dict(), {"critic_first"} if not self.critic_first else set()
+        left_out |= {"teacher_acts", "teacher_acts_until"} if not self.teacher_acts else set()
+        return {key: value for key, value in data.items() if key not in left_out}
 
     def weight(self, step: int) -> int:  # noqa: D102
         # The last of each stride: right after a refresh the teacher still equals its student and pulls at nothing.

@@ -205,6 +205,8 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
                 collector = collector_in(env)
                 if collector is not None:
                     env = stack.enter_context(collector.collecting(self))
+                for member in () if self.distiller is None else self.distiller.members.values():
+                    stack.enter_context(member.acting.collecting(self))
                 return super().collect_rollouts(env, callback, *args, **kwargs)
 
         def train(self, *args: Any, **kwargs: Any) -> None:
@@ -290,9 +292,14 @@ def _make_class(base: type[BaseAlgorithm]) -> type[Any]:
 
 def _sampling(cls: type[Any]) -> Any:
     def _sample_action(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """SAC and its like: where others collect, what they have done."""
+        """SAC and its like: where others collect, what they have done; where a teacher acts, what it does."""
         collector = collector_in(self.env)
-        return super(cls, self)._sample_action(*args, **kwargs) if collector is None else collector.drawn(self)
+        if collector is not None:
+            return collector.drawn(self)
+        sampled = super(cls, self)._sample_action(*args, **kwargs)
+        for member in () if self.distiller is None else self.distiller.members.values():
+            sampled = member.acting.sampled(self, *sampled)
+        return sampled
 
     return _sample_action
 

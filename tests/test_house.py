@@ -28,7 +28,15 @@ LAYERS = (
     | {"rlsd.io", "rlsd.torch_family", "rlsd.chunks", "rlsd.change", "rlsd.betting"},
     {"rlsd.teachers", "rlsd.states", "rlsd.sources", "rlsd.recording", "rlsd.strength", "rlsd.gates", "rlsd.timing"}
     | {"rlsd.episodes", "rlsd.collecting"},
-    {"rlsd.targets", "rlsd.injection", "rlsd.penalty", "rlsd.distiller", "rlsd.metrics"}
+    {
+        "rlsd.targets",
+        "rlsd.injection",
+        "rlsd.critic_first",
+        "rlsd.acting_teacher",
+        "rlsd.penalty",
+        "rlsd.distiller",
+        "rlsd.metrics",
+    }
     | {"rlsd.distillers", "rlsd.weight_average", "rlsd.plain_copy", "rlsd.algorithms"},
     {"rlsd.io.checkpoint", "rlsd.io.sharing"},
     {"rlsd.wrapping", "rlsd.callback", "rlsd.offering", "rlsd.io.resume", "rlsd.presets", "rlsd.together"}

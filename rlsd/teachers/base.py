@@ -65,6 +65,8 @@ class Teacher(ABC):
 
     #: Whether it says with each target what the state weighs in the loss, see :meth:`target_weights`.
     weighs = False
+    #: Whether it is of another agent, or of none, and so can act in its student's place.
+    from_elsewhere = False
     #: Whether it must know of which episode each stored state is.
     episodic = False
     #: Whether a state that becomes held is asked about anew, and one that is not held never.

@@ -33,6 +33,8 @@ _INSIDE = 0.999
 class ExpertTeacher(Teacher):
     """A function, asked about raw states. See :class:`Expert`."""
 
+    from_elsewhere = True
+
     def __init__(self, actor: Actor, answer: Expert) -> None:
         super().__init__(actor)
         self.answer = answer

@@ -30,6 +30,8 @@ _SAMPLE = 256
 class FrozenTeacher(Teacher):
     """Another agent's policy, of any size and algorithm; it never changes. See :class:`Frozen`."""
 
+    from_elsewhere = True
+
     def __init__(self, actor: Actor, answer: Frozen) -> None:
         super().__init__(actor)
         self.answer = answer

@@ -28,6 +28,7 @@ from rlsd.teachers.outside import seen_by, seen_space
 class SeveralTeacher(Teacher):
     """Asks its members and gives the answer of one, or their mixture. See :class:`Several`."""
 
+    from_elsewhere = True
     weighs = True
 
     def __init__(self, actor: Actor, answer: Several) -> None:
