@@ -167,8 +167,8 @@ def sweep() -> dict[str, Any]:
         words = ["compare", "--env", "CartPole-v1", "--variants", "baseline", "--seeds", "0-19", "-n", "2048"]
         more = ["--eval-episodes", "20", "--ray", cluster.address, "-f", folder]
         began = time.perf_counter()
-        said = Path(folder, "said.log")
-        with said.open("w") as file:
+        log = Path(folder, "said.log")
+        with log.open("w") as file:
             process = subprocess.Popen([sys.executable, "-m", "rlsd", *words, *more], stdout=file, stderr=file)
             killed_after = None
             while process.poll() is None:
@@ -187,7 +187,6 @@ def sweep() -> dict[str, Any]:
             "seeds": len({one["seed"] for one in trials}),
             "runs_of_each_seed": sorted(set(runs)),
             "resumed": sum(one.get("sessions", 1) > 1 for one in trials),
-            "said": said.read_text().splitlines()[-30:],
             "seconds": round(time.perf_counter() - began, 1),
         }
 
