@@ -46,9 +46,13 @@ class CompareOptions:
     """Environment steps of a training. Auto: the tuned number for the environment."""
     eval_episodes: Count = 100
     """Episodes of the evaluation at the end, 20 at least; there is none during training."""
-    hyperparams: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]")] = ()
+    hyperparams: Annotated[
+        tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Changes to the tuned hyperparameters, for all variants."""
-    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]")] = ()
+    env_kwargs: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Arguments for the environments' constructor."""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """As in rlsd train."""

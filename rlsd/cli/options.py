@@ -39,14 +39,18 @@ class TrainOptions:
     """Copies of the environment at each worker; 1 by default. All of them together are --n-envs."""
     ray: Annotated[MaybeText, tyro.conf.arg(metavar="ADDRESS")] = None
     """Where the workers are: auto for the cluster of this machine, or HOST:PORT. By default Ray is started here."""
-    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]")] = ()
+    env_kwargs: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Arguments for the environment's constructor: key:value pairs or one JSON object."""
-    hyperparams: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]")] = ()
+    hyperparams: Annotated[
+        tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Changes to the tuned hyperparameters, e.g. learning_rate:lin_0.001 policy_kwargs:'{net_arch: [64, 64]}'."""
 
     recipe: MaybeText = None
     """Kind of self-distillation; `rlsd recipes` lists them. Several at once: remember+guard."""
-    distill: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K=V ...]")] = ()
+    distill: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K=V ...]", help_behavior_hint="(default: none)")] = ()
     """Changes to the recipe, e.g. teacher.every=4096 strength.value=0.3; of several guard.strength.value=0.3."""
     config: Annotated[MaybeText, tyro.conf.arg(metavar="FILE")] = None
     """YAML file with a distillation config, such as the distill.yml of another run; instead of --recipe."""

@@ -45,7 +45,9 @@ class AgentOptions:
     """Take the checkpoint at this step."""
     load_last_checkpoint: bool = False
     """Take the latest checkpoint."""
-    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]")] = ()
+    env_kwargs: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Arguments for the environment's constructor. Auto: the run's."""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "cpu"
     """Where the agent acts: cpu, cuda ..."""

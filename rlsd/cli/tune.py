@@ -69,13 +69,17 @@ class TuneOptions:
     """Of all trainings, and of the sampler."""
     recipe: MaybeText = None
     """The distillation to start from, as in rlsd train."""
-    distill: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K=V ...]")] = ()
+    distill: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K=V ...]", help_behavior_hint="(default: none)")] = ()
     """Changes to it that all trials share."""
     baseline: bool = False
     """Tune plain SB3."""
-    hyperparams: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]")] = ()
+    hyperparams: Annotated[
+        tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Changes to the tuned hyperparameters that all trials share."""
-    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]")] = ()
+    env_kwargs: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Arguments for the environment's constructor."""
     worker: Annotated[MaybeCount, tyro.conf.arg(metavar="NUMBER")] = None
     """Be one of the processes of a study; rlsd tune starts them itself."""

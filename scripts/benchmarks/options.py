@@ -32,9 +32,11 @@ class BenchmarkOptions:
     """Pairs of runs, 5 at least."""
     recipe: MaybeText = None
     """Kind of self-distillation. None: the default."""
-    distill: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K=V ...]")] = ()
+    distill: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K=V ...]", help_behavior_hint="(default: none)")] = ()
     """Changes to it, as in rlsd train."""
-    hyperparams: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]")] = ()
+    hyperparams: Annotated[
+        tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Changes to the tuned hyperparameters, for both sides."""
     n_envs: MaybeCount = None
     """Copies of the environment. Auto: the tuned number."""

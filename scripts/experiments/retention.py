@@ -57,9 +57,13 @@ class RetentionOptions:
     """How often A and then B is trained on; what was kept is measured over the last."""
     eval_episodes: Count = 20
     """Episodes of each evaluation: greedy and sampled, on A and on B, after every change."""
-    hyperparams: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]")] = ()
+    hyperparams: Annotated[
+        tuple[str, ...], tyro.conf.arg(aliases=["-params"], metavar="[K:V ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Changes to the hyperparameters, for all variants."""
-    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]")] = ()
+    env_kwargs: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="[K:V ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Arguments for the environment's constructor."""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """As in rlsd train."""

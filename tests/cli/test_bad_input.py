@@ -128,3 +128,10 @@ def test_other_runs_stay_when_a_new_one_fails(files, tmp_path, capsys):
     assert main(["train", *CARTPOLE.split(), "-f", str(tmp_path / "logs"), "-i", str(files / "a2c.zip")]) == 2, "code"
     assert [path.name for path in other.parents[1].iterdir()] == ["CartPole-v1_1"], "the failed run left a folder"
     assert other.exists(), "another run lost a file"
+
+
+@pytest.mark.parametrize(("algo", "env", "others"), [("sac", "CartPole-v1", "dqn"), ("dqn", "Pendulum-v1", "sac")])
+def test_an_algorithm_for_other_actions_names_those_that_do(algo, env, others, refused, tmp_path):
+    said = refused("train", "--env", env, "--algo", algo, "-n", "64", "-f", str(tmp_path / "logs"))
+    assert f"{algo} is for actions of a" in said and others in said.partition("use --algo")[2]
+    assert not (tmp_path / "logs").exists()

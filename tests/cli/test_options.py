@@ -62,3 +62,10 @@ def test_help_documents_every_flag(capsys):
     text = capsys.readouterr().out
     for name in TrainOptions.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text, f"{name} is not in the help"
+
+
+def test_no_default_in_the_help_is_empty(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    said = capsys.readouterr().out
+    assert "--env-kwargs" in said and "(default: )" not in said
