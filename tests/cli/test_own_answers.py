@@ -57,7 +57,7 @@ def forget(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("env", ["wavy_module:Wavy-v0", "wavy_module:CartPole-v1"])
 def test_a_run_takes_them_and_goes_on_with_them(forget, tmp_path, env):
-    train = ["train", *QUICK, "-f", str(tmp_path / "logs")]
+    train = ["train", *QUICK, "-f", str(tmp_path / "logs"), "--recipe", "guard"]
     assert main([*train, "--env", env, "-n", "64", "--distill", "strength={type: wave, height: 0.5}"]) == 0, "new"
     run = tmp_path / "logs" / "ppo" / f"{file_name(env)}_1"
     written = yaml.safe_load((run / file_name(env) / "distill.yml").read_text())
