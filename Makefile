@@ -44,7 +44,7 @@ format: $(STAMP) ## mend what ruff can mend
 	@$(BIN)/ruff format $(SOURCES)
 
 docs: $(STAMP) ## build the site of the documentation into docs/_build
-	@$(BIN)/python -c 'import myst_parser, furo' 2>/dev/null || PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	@$(BIN)/python -c 'import myst_nb, furo' 2>/dev/null || PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	    $(BIN)/python -m pip install -qq --no-input -c constraints.txt -e '.[docs]'
 	@$(BIN)/python -m sphinx -W -q -b html docs docs/_build
 

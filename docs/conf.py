@@ -11,10 +11,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "envs")]
 from rlsd.version import __version__  # noqa: E402
 
 project, author, release = "rlsd", "rlsd contributors", __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "furo"
 exclude_patterns = ["_build", "results/*"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # notebooks show the outputs that are committed; a test executes them
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say what matters of them
 # Pages lead to files of the sources, which are no part of the site.

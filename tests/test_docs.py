@@ -251,7 +251,7 @@ def test_the_readme_or_the_sites_index_leads_to_every_page():
 
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
-    pytest.importorskip("myst_parser")
+    pytest.importorskip("myst_nb")
     words = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
