@@ -1,8 +1,8 @@
 """What a handful of seeds can tell, after Agarwal et al. (2021), "Deep RL at the Edge of the Statistical Precipice".
 
 Few runs scatter widely, so every figure comes with the interval that a stratified bootstrap gives it. All functions
-look along the last axis, so that thousands of resamples are one call. The few formulas are ours, so that ``rlsd compare``
-needs no scipy; the tests hold each equal to scipy's.
+look along the last axis, so that thousands of resamples are one call. The few formulas are ours:
+``rlsd compare`` needs no scipy. The tests hold each equal to scipy's.
 """
 
 from __future__ import annotations
