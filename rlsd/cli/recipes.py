@@ -10,13 +10,15 @@ from rlsd.cli.errors import UserError, blame_input
 
 _USAGE = """usage: rlsd recipes [NAME]
 
-List the recipes that rlsd train --recipe takes; with NAME: its answers, whose method it is, and when to take it."""
+List the recipes that rlsd train --recipe takes; with NAME: its answers, whose method it is, and when to take it. Of
+several at once, NAME+NAME, it tells each."""
 
 #: When to take a recipe: docs/recipes/README.md in short.
 WHEN = {
     "guard": "nothing is wrong, and it should stay so: it does nothing until the return falls",
     "selective": "a task must be kept while another is learned",
     "remember": "a task must be kept while another is learned, and nothing may change before",
+    "keeper": "a task must be kept while another is learned, and the agent must learn freely",
     "rehearse": "a task must be kept while another is learned",
     "cascade": "a task must be kept while another is learned",
     "churn": "updates are unsteady",
@@ -42,14 +44,22 @@ def run(argv: Sequence[str]) -> int:
         return 0
     if len(argv) > 1:
         raise UserError(f"rlsd recipes takes one name, got {' '.join(argv)!r}")
-    from rlsd.presets import describe, recipes
+    from rlsd.presets import DEFAULT, describe, recipes
 
     if argv:
-        _tell(argv[0])
+        names = argv[0].split("+")
+        with blame_input():
+            for name in names:
+                describe(name)  # each is known before one is told
+        for place, name in enumerate(names):
+            if place:
+                say()
+            _tell(name)
         return 0
     width = max(map(len, recipes()))
     for name in recipes():
         say(f"{name:<{width}}  {describe(name)}")
+    say(f"\nThe default is {DEFAULT}, both at once. rlsd recipes NAME tells more of one.")
     return 0
 
 

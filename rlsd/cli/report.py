@@ -20,6 +20,7 @@ from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.session import End, Session
 from rlsd.gates import ReturnComparison
 from rlsd.plain import shown
+from rlsd.presets import DEFAULT
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -156,7 +157,12 @@ def say_end(session: Session, record: Record, score: Score | None, average: Scor
     say(f"Wall-clock    {session.seconds:,.1f} s{total}, {record.speed:,.0f} steps/s")
     distiller = getattr(session.agent, "distiller", None)
     if distiller is not None:
-        say(f"Distillation  {plan.recipe}: {_said(distiller)}")
+        told = _told(distiller)
+        say(f"Distillation  {told[0] if len(told) > 1 else f'{plan.recipe}: {told[0]}'}")
+        for line in told[1:]:
+            say(f"              {line}")
+        if plan.recipe == DEFAULT and not distiller.activity.pulled:
+            say("              Idle, it trained as plain SB3 would. What it is for: rlsd demo")
     say(f"Run           {folder.root}")
     say(f"Final agent   {folder.final_agent}")
     judged = session.best is not None or folder.evaluations.is_file()
@@ -179,14 +185,14 @@ def _distillation(session: Session) -> dict[str, Any] | None:
         "recipe": session.plan.recipe,
         **distiller.activity.state(),
         "changes": [asdict(event) for member in distiller.members.values() for event in member.teacher.changes],
-        "said": _said(distiller),
+        "said": "; ".join(_told(distiller)),
     }
 
 
-def _said(distiller: Distiller | Distillers) -> str:
-    """Return what distillation did; of several, what each did."""
+def _told(distiller: Distiller | Distillers) -> list[str]:
+    """Return what distillation did; of several, a line for each."""
     members = distiller.members
-    return "; ".join(f"{name} {_in_words(m)}" if len(members) > 1 else _in_words(m) for name, m in members.items())
+    return [f"{name}: {_in_words(one)}" if len(members) > 1 else _in_words(one) for name, one in members.items()]
 
 
 def _in_words(distiller: Distiller) -> str:
@@ -198,7 +204,7 @@ def _in_words(distiller: Distiller) -> str:
     if distiller.activity.pulled:
         return str(distiller.activity)
     if not distiller.teacher.ready:
-        waits = "episodes went on beginning as they did" if distiller.teacher.episodic else "no teacher was taken"
+        waits = "episodes began as they always did" if distiller.teacher.episodic else "no teacher was taken"
         return f"{distiller.activity}: {waits}"
     gates = [gate.name for gate in distiller.config.strength.gates]  # type: ignore[attr-defined]
     reasons = {"return": "the return never fell behind the teacher's", "behind": "the policy never fell behind"}
