@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback
 
 import rlsd
-from rlsd.presets import DEFAULT
+from rlsd.presets import resolve
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
@@ -90,16 +90,16 @@ def test_an_agent_built_with_distillation_off_is_switched_on() -> None:
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        ({}, rlsd.recipe(DEFAULT)),
+        ({}, resolve(True)),
         ({"recipe": "snapshot"}, rlsd.recipe("snapshot")),
         ({"recipe": "snapshot", "strength": 0.3}, rlsd.recipe("snapshot", strength=0.3)),
         ({"recipe": "snapshot", "teacher.every": 7}, rlsd.recipe("snapshot", **{"teacher.every": 7})),
         ({"recipe": config(), "strength": 0.3}, config(strength=0.3)),
-        ({"strength": 0.3}, rlsd.recipe(DEFAULT, strength=0.3)),
+        ({"strength": 0.3}, resolve(True, changes={"strength": 0.3})),
         ({"recipe": config().to_dict()}, config()),
     ],
 )
-def test_what_is_wanted_is_said_as_everywhere(arguments: dict[str, Any], wanted: rlsd.DistillConfig) -> None:
+def test_what_is_wanted_is_said_as_everywhere(arguments: dict[str, Any], wanted: Any) -> None:
     assert rlsd.SelfDistillation(**arguments).config == wanted
 
 

@@ -18,6 +18,7 @@ from rlsd.cli.flags import MaybeText, read_flags
 from rlsd.cli.hub import METRICS, STATISTICS, blame_hub, check_repo, connect
 from rlsd.cli.plan import ALGORITHMS
 from rlsd.cli.runfolder import RunFolder, check_writable
+from rlsd.io import files
 
 #: What is fetched: nothing else of a repository is touched.
 FETCHED = ("*-*.zip", "args.yml", "config.yml", "distill.yml", "env_kwargs.yml", "results.json", STATISTICS, METRICS)
@@ -97,4 +98,5 @@ def _unpack_curves(source: Path, root: Path) -> None:
             if entry.filename == name and name.endswith(_CURVES):
                 if entry.file_size > _LARGEST:
                     raise ValueError(f"{name} is larger than {_LARGEST:,} bytes")
-                (root / name).write_bytes(metrics.read(entry))
+                with files.replacing(root / name) as unfinished, unfinished.open("wb") as file:
+                    file.write(metrics.read(entry))

@@ -286,8 +286,8 @@ def test_a_missing_library_is_named_with_its_cure(tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("--algo sac --env CartPole-v1", ["SAC", "CartPole-v1", "Discrete"]),
-        ("--algo dqn --env Pendulum-v1", ["DQN", "Pendulum-v1", "Box"]),
+        ("--algo sac --env CartPole-v1", ["sac", "CartPole-v1", "Discrete"]),
+        ("--algo dqn --env Pendulum-v1", ["dqn", "Pendulum-v1", "Box"]),
         ("--algo sca --env Pendulum-v1", ["'sca'", "did you mean sac"]),
         ("--algo sac --env Pendulum-v1 -params train_freq:0", ["train_freq", "[n, episode]", "0"]),
         ("--algo sac --env Pendulum-v1 -params train_freq:[1,episode] n_envs:2", ["train_freq", "n_envs 1"]),

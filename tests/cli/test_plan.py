@@ -20,7 +20,7 @@ def test_a_flag_wins_over_a_hyperparameter_and_that_over_the_table(tmp_path):
 
 
 def test_what_distils_is_the_recipe_with_its_changes_or_none(tmp_path):
-    assert planned(tmp_path).distill == rlsd.recipe(rlsd.presets.DEFAULT)
+    assert planned(tmp_path).distill == rlsd.presets.resolve(True)
     changed = planned(tmp_path, recipe="snapshot", distill=("strength.value=0.3",))
     assert changed.distill == rlsd.recipe("snapshot", **{"strength.value": 0.3}) and changed.recipe == "snapshot"
     plain = planned(tmp_path, baseline=True)

@@ -155,9 +155,9 @@ def test_evaluations_decide_who_is_the_best_when_asked_to(tmp_path):
 
 
 def test_a_run_too_short_for_a_teacher_says_so(tmp_path, capsys):
-    assert train(tmp_path, "--recipe", "guard", "--distill", "teacher.every=4000") == 0, "exit code"
+    assert train(tmp_path, "--recipe", "snapshot", "--distill", "teacher.every=4000") == 0, "exit code"
     assert "no teacher was taken in so few steps. Train for longer, or take" in capsys.readouterr().err
-    assert train(tmp_path, "--recipe", "guard", "--distill", "teacher.every=256") == 0, "exit code"
+    assert train(tmp_path, "--recipe", "snapshot", "--distill", "teacher.every=256") == 0, "exit code"
     assert "Nothing was distilled" not in capsys.readouterr().err, "there was a teacher"
 
 

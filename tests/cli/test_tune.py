@@ -75,7 +75,9 @@ def test_a_search_reports_trials_and_the_command_of_the_best(tmp_path, monkeypat
     assert words[:2] == ["rlsd", "train"] and best["best"]["train"] in said
     plan = plan_new(parse(words[2:]))
     assert plan.hyperparams.values["n_envs"] == 2, "what all trials share"
-    assert plan.distill.teacher.every == best["best"]["params"]["teacher.every"], "what was searched"
+    assert plan.distill.members["guard"].teacher.every == best["best"]["params"]["guard.teacher.every"], (
+        "what was searched"
+    )
 
 
 def test_trials_that_were_cut_off_are_run_again_and_finished_ones_are_kept(tmp_path, monkeypatch, capsys):

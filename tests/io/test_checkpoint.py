@@ -44,7 +44,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 import rlsd
 from rlsd.config import _REGISTRY
 from rlsd.io import checkpoint
-from rlsd.presets import DEFAULT
+from rlsd.presets import resolve
 
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 SelfDistilledPPO = rlsd.SelfDistilled(PPO)
@@ -86,7 +86,7 @@ def test_a_plain_zip_is_loaded_and_distilled(algorithm: type[BaseAlgorithm], tmp
     assert agent.distiller.config == config()
     agent.learn(3 * ROLLOUT)
     assert agent.distiller.deposits > 0
-    assert rlsd.SelfDistilled(algorithm).load(tmp_path / "plain").distiller.config == rlsd.recipe(DEFAULT)
+    assert rlsd.SelfDistilled(algorithm).load(tmp_path / "plain").distiller.config == resolve(True)
 
 
 def test_our_zip_holds_sb3s_entries_unchanged(saved: Path, tmp_path: Path) -> None:

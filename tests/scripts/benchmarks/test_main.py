@@ -102,7 +102,7 @@ def test_overhead_prints_each_pair_and_writes_what_it_measured(tmp_path, capsys)
     data = json.loads(file.read_text())
     assert data["command"] == f"python scripts/benchmark.py {words}", "command"
     assert data["hyperparams"]["n_steps"] == 32, "settings"
-    assert data["distill"]["teacher"], "the distillation is not in the file"
+    assert data["distill"]["distillations"], "the distillation is not in the file"
     assert {"cpu", "cores", "load_average"} <= set(data["machine"]), "machine"
     assert [pair["first"] for pair in data["pairs"]] == ["on", "off", "on", "off", "on"], "order"
     for pair in data["pairs"]:

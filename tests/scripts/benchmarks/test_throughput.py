@@ -43,7 +43,7 @@ def test_a_peer_does_the_same_work_and_the_figures_are_written(peer, tmp_path, c
     out = capsys.readouterr().out
     assert all(word in out for word in ("pair 5", "steps/s", "median", "Peer: ", "Machine", "Versions")), "report"
     data, name = json.loads(file.read_text()), peer.split()[0]
-    assert data["distill"]["teacher"] and data["unit"] == "steps/s" and data["peer_versions"]["torch"], "settings"
+    assert data["distill"]["distillations"] and data["unit"] == "steps/s" and data["peer_versions"]["torch"], "settings"
     for pair in data["pairs"]:
         assert pair["rlsd"]["steps"] == pair[name]["steps"] == 64, "both sides do the same work"
         speeds = [pair[side]["steps"] / pair[side]["wall"] for side in ("rlsd", name)]
