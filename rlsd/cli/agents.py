@@ -14,7 +14,7 @@ from rlsd.cli.console import warn
 from rlsd.cli.environments import load_statistics, training_env
 from rlsd.cli.errors import UserError, blame_input, one_line
 from rlsd.cli.plan import Plan
-from rlsd.cli.probe import spaces_of
+from rlsd.cli.probe import like, spaces_of
 from rlsd.cli.runfolder import RunFolder
 from rlsd.cli.workers import move
 from rlsd.plain import read_json
@@ -165,7 +165,7 @@ def _check_spaces(plan: Plan, agent: BaseAlgorithm) -> None:
     """Raise when the environment is no longer the one in the checkpoint, which itself would just go on."""
     env = agent.get_env()
     assert env is not None
-    now = spaces_of(plan.env_id, plan.env_kwargs)
+    now = spaces_of(plan.env_id, plan.env_kwargs, like(plan.options.vec_env, "dummy"))
     before = (env.unwrapped.observation_space, env.unwrapped.action_space)
     for kind, was, is_ in zip(("observation", "action"), before, now, strict=True):
         if was != is_:

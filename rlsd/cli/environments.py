@@ -10,7 +10,7 @@ from rlsd.cli import workers
 from rlsd.cli.errors import blame_input
 from rlsd.cli.masks import check_masks
 from rlsd.cli.plan import Plan
-from rlsd.cli.probe import make
+from rlsd.cli.probe import like, make
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -45,7 +45,8 @@ def evaluation_env(plan: Plan, seed: int, trained_in: VecEnv) -> VecEnv:
     from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
     # Where the fastest way to run the very same environment is another than one after the other, it is taken.
-    env = make(plan.env_id, plan.options.n_eval_envs, "auto", seed % 2**31, plan.env_kwargs)
+    kind = like(plan.options.vec_env, "auto")
+    env = make(plan.env_id, plan.options.n_eval_envs, kind, seed % 2**31, plan.env_kwargs)
     statistics = unwrap_vec_normalize(trained_in)
     if statistics is not None:
         env = VecNormalize(

@@ -12,7 +12,7 @@ from rlsd.cli import tuned
 from rlsd.cli.checks import check, check_together
 from rlsd.cli.errors import UserError, blame_input, choices, one_line
 from rlsd.cli.options import TrainOptions
-from rlsd.cli.probe import check_backend, load_module, spaces_of
+from rlsd.cli.probe import backend_of, check_backend, like, load_module, spaces_of
 from rlsd.cli.runfolder import RunFolder, check_writable
 from rlsd.cli.tracking import check as check_tracker
 from rlsd.cli.tuned import Hyperparams
@@ -156,7 +156,8 @@ def plan_new(options: TrainOptions) -> Plan:
     if options.trained_agent and not Path(options.trained_agent).is_file():
         raise UserError(f"--trained-agent {options.trained_agent}: there is no such file")
     check_writable(Path(options.log_folder))
-    observation_space, _ = spaces_of(env_id, env_kwargs)
+    options = replace(options, vec_env=backend_of(env_id, options.vec_env))
+    observation_space, _ = spaces_of(env_id, env_kwargs, like(options.vec_env, "dummy"))
     found = tuned.look_up(options.algo, env_id, observation_space, changes)
     hyperparams = replace(found, values=check(found.values, algorithm))
     check_together(hyperparams.values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +49,23 @@ def make(env_id: str, n_envs: int, kind: str, seed: int, env_kwargs: Mapping[str
             raise error
 
 
-def spaces_of(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[Space[Any], Space[Any]]:
+def like(kind: str, other: str) -> str:
+    """Return a backend that shows what another shows: that one, where its observations are its own, else any."""
+    return kind if kind in ("ale", "envpool") else other
+
+
+def backend_of(env_id: str, kind: str) -> str:
+    """Return what ``--vec-env`` means: ``auto`` is ``ale`` for Atari, with SB3's preprocessing and four pictures."""
+    return "ale" if kind == "auto" and env_id.startswith("ALE/") and importlib.util.find_spec("ale_py") else kind
+
+
+def spaces_of(env_id: str, env_kwargs: Mapping[str, Any], kind: str = "dummy") -> tuple[Space[Any], Space[Any]]:
     """Make the environment once, and return its observation and its action space.
 
+    :param kind: one of ``rlsd_envs.BACKENDS``.
     :raises UserError: when there is no such environment, or it does not take these arguments.
     """
-    env = make(env_id, 1, "dummy", 0, env_kwargs)
+    env = make(env_id, 1, kind, 0, env_kwargs)
     try:
         return env.observation_space, env.action_space
     finally:

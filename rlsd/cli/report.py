@@ -135,6 +135,11 @@ def say_start(plan: Plan, folder: RunFolder, agent: BaseAlgorithm) -> None:
         f"{plan.algorithm.__name__} on {plan.env_id}, {kind}: {plan.n_timesteps:,} steps, seed {plan.seed}, "
         f"{plan.hyperparams.n_envs} envs, {plan.device}; hyperparameters {plan.hyperparams.source}"
     )
+    if plan.options.vec_env == "ale":
+        say("Atari as by SB3's make_atari_env with VecFrameStack(4): --vec-env ale")
+    extractor = (plan.hyperparams.values.get("policy_kwargs") or {}).get("features_extractor_class")
+    if extractor is not None:
+        say(f"The policy sees through {extractor}")
     rollout = agent.n_envs * int(getattr(agent, "n_steps", 1)) if hasattr(agent, "rollout_buffer") else 1
     whole = -(-plan.n_timesteps // rollout) * rollout
     if whole != plan.n_timesteps:

@@ -15,6 +15,7 @@ import tyro
 
 from rlsd.cli.errors import UserError, blame_input
 from rlsd.cli.flags import Count, MaybeCount, MaybeText, check_lowest
+from rlsd.cli.probe import like
 from rlsd.cli.runfolder import RunFolder, file_name, numbers
 from rlsd.cli.values import parse_pairs
 from rlsd.plain import shown
@@ -212,7 +213,7 @@ def _as_trained(found: SavedAgent, run: RunFolder) -> SavedAgent:
     env_id, kwargs, vec_env = (settings.get(key) for key in ("env", "env_kwargs", "vec_env"))
     kwargs = kwargs if isinstance(kwargs, dict) else {}
     # These two show other observations than the environment itself.
-    special = vec_env if vec_env in ("ale", "envpool") else "auto"
+    special = like(str(vec_env), "auto")
     if not isinstance(env_id, str):
         raise UserError(f"{run.params / 'args.yml'} is damaged: env cannot be {shown(env_id)}")
     return replace(found, env_id=env_id, env_kwargs=kwargs, vec_env=special)

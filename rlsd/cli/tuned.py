@@ -17,6 +17,8 @@ import yaml
 from rlsd.cli.checks import OF_THE_NOISE, OF_THE_RUN, SCHEDULES, lin_start
 from rlsd.cli.values import numbers_of
 
+#: The entry of all Atari games.
+ATARI = "atari"
 TABLES = Path(__file__).parent / "hyperparams"
 
 #: The policies that are small unless ``net_arch`` says otherwise.
@@ -100,6 +102,8 @@ def look_up(algo: str, env_id: str, observation_space: Any, changes: Mapping[str
     table = _table(algo)
     key = _entry(table, env_id)
     values = {"policy": _policy_for(observation_space, algo), "n_envs": 1, **numbers_of(table[key]), **changes}
+    if env_id.startswith("MinAtar/") and values["policy"] == "MlpPolicy":
+        values.setdefault("policy_kwargs", {"features_extractor_class": "GridCnn"})
     return Hyperparams(values, f"tuned for {key}" if key != "default" else f"{algo.upper()} defaults")
 
 
@@ -112,6 +116,8 @@ def _table(algo: str) -> Mapping[str, Any]:
 def _entry(table: Mapping[str, Any], env_id: str) -> str:
     if env_id in table:
         return env_id
+    if env_id.startswith("ALE/") and ATARI in table:
+        return ATARI
     name = env_id.rpartition("-v")[0]
     return next((key for key in table if name and key.rpartition("-v")[0] == name), "default")
 

@@ -65,3 +65,15 @@ def test_ctrl_c_works_again_after_the_environments_are_made(tmp_path, kind):
     before = signal.getsignal(signal.SIGINT)
     environments.training_env(planned(tmp_path, "n_envs:1", vec_env=kind)).close()
     assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C stayed switched off"
+
+
+def test_atari_is_trained_and_evaluated_on_what_shows_four_pictures(tmp_path):
+    pytest.importorskip("ale_py", reason="pip install 'rlsd[envs]' brings it")
+    plan = plan_new(TrainOptions(env="ALE/Pong-v5", n_envs=2, log_folder=str(tmp_path)))
+    assert (plan.options.vec_env, plan.hyperparams.policy) == ("ale", "CnnPolicy")
+    assert plan.hyperparams.source == "tuned for atari" and plan.hyperparams.values["n_epochs"] == 4
+    env = environments.training_env(plan)
+    evaluation = environments.evaluation_env(plan, 0, env)
+    assert env.observation_space == evaluation.observation_space and env.observation_space.shape == (4, 84, 84)
+    bare = plan_new(TrainOptions(env="ALE/Pong-v5", n_envs=2, vec_env="dummy", log_folder=str(tmp_path)))
+    assert environments.training_env(bare).observation_space.shape == (210, 160, 3)

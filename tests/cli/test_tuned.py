@@ -51,6 +51,17 @@ def test_another_version_of_an_environment_gets_the_same_figures():
     assert tuned.look_up("ppo", "Own-v0", VECTOR, {}).source == "PPO defaults", "unknown environments get the defaults"
 
 
+def test_grids_get_their_network_and_atari_games_the_values_of_all_of_them():
+    grid = spaces.Box(0, 1, (10, 10, 4), bool)
+    found = tuned.look_up("ppo", "MinAtar/Breakout-v1", grid, {}).values["policy_kwargs"]
+    assert found == {"features_extractor_class": "GridCnn"}
+    own = tuned.look_up("ppo", "MinAtar/Breakout-v1", grid, {"policy_kwargs": {"net_arch": [8]}})
+    assert own.values["policy_kwargs"] == {"net_arch": [8]}, "the command line's"
+    pictures = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    assert tuned.look_up("ppo", "ALE/Pong-v5", pictures, {}).values["batch_size"] == 256
+    assert tuned.look_up("sac", "ALE/Pong-v5", pictures, {}).source == "SAC defaults"
+
+
 def test_a_memory_follows_from_the_algorithm():
     image = spaces.Box(0, 255, (84, 84, 3), np.uint8)
     for space, policy in ((VECTOR, "MlpLstmPolicy"), (image, "CnnLstmPolicy")):
