@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import filelock  # noqa: F401 - before a test says that this is Windows, by which it would choose its locks
 import pytest
 
 from rlsd.cli import lock
